@@ -1,0 +1,1 @@
+"""The `marginkit` command. A subcommand parses, makes one library call, and prints."""

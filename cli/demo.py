@@ -1,0 +1,33 @@
+"""`marginkit demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import output_options, write_json
+from .output import bars, show
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("marginkit-demo"),
+    show_default=True,
+    help="Folder for what it makes.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@output_options
+def demo(out: Path, seed: int, json_file: Path | None, overwrite: bool, quiet: bool, verbose: bool) -> None:
+    """Train a baseline and a large-margin model on digits, measure both, and compare."""
+    from dataclasses import asdict
+
+    from marginkit.demo import demonstrate
+    from marginkit.report import overview, sentences
+
+    comparison = demonstrate(out, seed=seed, overwrite=overwrite, track=bars(quiet))
+    write_json(asdict(comparison), json_file)
+    report = [*overview(comparison), "", *sentences(comparison), "", f"models and tables are in {out}/"]
+    show(report, quiet or str(json_file) == "-")

@@ -1,0 +1,115 @@
+"""`marginkit train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import (
+    PATH,
+    Bounds,
+    assignment,
+    data_options,
+    output_options,
+    run_options,
+    write_json,
+)
+from .options import device as find_device
+from .output import bars, show
+
+
+@click.command()
+@click.option(
+    "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
+)
+@click.option("--arch", default="cnn", show_default=True, help="linear, mlp, cnn, elsayed or resnet18.")
+@click.option(
+    "--arch-option",
+    multiple=True,
+    type=assignment,
+    metavar="NAME=VALUE",
+    help="Of the architecture: hidden=200,100 for mlp.",
+)
+@click.option(
+    "--loss", default="large-margin", show_default=True, help="large-margin, cross-entropy or hinge."
+)
+@click.option(
+    "--loss-option",
+    multiple=True,
+    type=assignment,
+    metavar="NAME=VALUE",
+    help="Of the loss: gamma=2, layers=input, ...",
+)
+@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True, help="Passes over the data.")
+@click.option("--optimizer", default="adam", show_default=True, help="adam, sgd or rmsprop.")
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At the start.")
+@click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="For sgd and rmsprop.")
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
+@click.option("--clip", type=float, help="Cut the gradient's length here.")
+@click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
+@click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
+@click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
+@data_options
+@run_options
+@output_options
+def train(
+    dataset: str,
+    arch: str,
+    arch_option: tuple[tuple[str, str], ...],
+    loss: str,
+    loss_option: tuple[tuple[str, str], ...],
+    resume: bool,
+    out: Path,
+    data_root: Path,
+    download: bool,
+    image_size: int | None,
+    bounds: Bounds | None,
+    device: str,
+    workers: int,
+    json_file: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    **recipe: object,
+) -> None:
+    """Train a classifier, by default a large-margin one on the embedded digits.
+
+    Writes OUT (the best epoch on held-out samples), its .last.pt to resume from, and .metrics.jsonl.
+    """
+    from marginkit.data import Source, load
+    from marginkit.files import require_absent
+    from marginkit.options import configure
+    from marginkit.training import Recipe, test_accuracy
+    from marginkit.training import train as run
+
+    require_absent(out, overwrite or resume)
+    box = bounds or (0.0, 1.0)
+    source = Source(split="train", root=data_root, download=download, image_size=image_size)
+    found = load(dataset, source, bounds=box)
+    checkpoint = run(
+        found,
+        out,
+        architecture=arch,
+        architecture_options=dict(arch_option),
+        loss=loss,
+        loss_options=dict(loss_option),
+        recipe=configure(Recipe, "train", recipe),
+        bounds=box,
+        device=find_device(device),
+        workers=workers,
+        resume=resume,
+        track=bars(quiet),
+    )
+    figures = {
+        **checkpoint.training["history"][-1],
+        "test_accuracy": test_accuracy(checkpoint, found, source),
+    }
+    write_json({"checkpoint": str(out), **figures}, json_file)
+    lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]
+    if verbose:
+        lines += [
+            f"{option}: {value}" for option, value in checkpoint.training.items() if option != "history"
+        ]
+    show([f"wrote {out}", *lines], quiet or str(json_file) == "-")

@@ -1,0 +1,72 @@
+"""How far is each input from the decision boundary?
+
+Names are imported when first used, so that reading and comparing tables loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from marginkit.errors import MarginkitError
+    from marginkit.kinds import Kind, Status
+    from marginkit.losses import LOSSES
+    from marginkit.losses.cross_entropy import CrossEntropy
+    from marginkit.losses.hinge import Hinge
+    from marginkit.losses.large_margin import LargeMargin, large_margin
+    from marginkit.margins import METHODS
+    from marginkit.margins.deepfool import DeepFool
+    from marginkit.margins.first_order import FirstOrder
+    from marginkit.margins.pgd import PGD
+    from marginkit.norms import L1, L2, LINF, NORMS
+    from marginkit.table import MarginTable
+    from marginkit.table import read as load
+    from marginkit.table import write as save
+    from marginkit.training import Recipe, train
+    from marginkit.types import Bracket, Estimate, Threat
+
+_HOMES = {
+    "errors": ("MarginkitError",),
+    "kinds": ("Kind", "Status"),
+    "losses": ("LOSSES", "CrossEntropy", "Hinge", "LargeMargin"),
+    "losses.large_margin": ("large_margin",),
+    "margins": ("METHODS", "PGD", "DeepFool", "FirstOrder"),
+    "norms": ("L1", "L2", "LINF", "NORMS"),
+    "table": ("MarginTable", "load", "save"),
+    "training": ("Recipe", "train"),
+    "types": ("Bracket", "Estimate", "Threat"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+_IN_ITS_HOME = {"load": "read", "save": "write"}
+
+__all__ = [
+    "L1",
+    "L2",
+    "LINF",
+    "LOSSES",
+    "METHODS",
+    "NORMS",
+    "PGD",
+    "Bracket",
+    "CrossEntropy",
+    "DeepFool",
+    "Estimate",
+    "FirstOrder",
+    "Hinge",
+    "Kind",
+    "LargeMargin",
+    "MarginTable",
+    "MarginkitError",
+    "Recipe",
+    "Status",
+    "Threat",
+    "large_margin",
+    "load",
+    "save",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'marginkit' has no attribute {name!r}")
+    return getattr(import_module(f"marginkit.{_HOME[name]}"), _IN_ITS_HOME.get(name, name))

@@ -1,0 +1,105 @@
+"""Hidden layers inside the graph: capture them, and leave the model as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.errors import MarginkitError, UsageError
+
+INPUT = "input"
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Gradients on, every module in eval mode; each module's own mode comes back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """Runs the model and returns its scores with the activations they were computed from.
+
+    Args:
+        model: any module; hooks are set for this one forward pass and taken off again.
+        x: a batch.
+        layers: names as in `named_modules()`, or `input` for x itself.
+
+    Returns:
+        The model's output, and one tensor [n, ...] a layer, each in the graph of the output, so that
+        `torch.autograd.grad` of the scores at it is defined even where the next operation works in place.
+
+    Raises:
+        MarginkitError: a layer is unknown, did not run exactly once, or did not give one tensor a sample.
+    """
+    modules = dict(model.named_modules())
+    seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
+    with ExitStack() as hooks:
+        for layer in layers:
+            if layer == INPUT:
+                x = _leaf(x)
+                seen[INPUT].append(x)
+                x = x.clone()
+                continue
+            if layer not in modules or not layer:
+                raise UsageError(f"unknown layer {layer!r}; this model has {_list(modules)}")
+            hook = partial(_record, seen[layer], layer, len(x))
+            hooks.callback(modules[layer].register_forward_hook(hook).remove)
+        scores = model(x)
+    for layer, tensors in seen.items():
+        if len(tensors) != 1:
+            raise MarginkitError(
+                f"layer {layer!r} ran {len(tensors)} times in one forward pass; name one that runs once"
+            )
+    return scores, [seen[layer][0] for layer in layers]
+
+
+def default_layers(model: nn.Module) -> tuple[str, ...]:
+    """The input and every top-level stage with parameters but the last, whose output is the scores."""
+    prefix = ""
+    while True:
+        stages = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
+        if len(stages) != 1 or not any(True for _ in model.get_submodule(stages[0]).children()):
+            return (INPUT, *[prefix + name for name in stages[:-1]])
+        prefix, model = f"{prefix}{stages[0]}.", model.get_submodule(stages[0])
+
+
+def resolve_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
+    """`all` stands for `default_layers`, `hidden` for those but the input; other names for themselves."""
+    every = default_layers(model)
+    groups = {"all": every, "hidden": every[1:]}
+    return tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+
+
+def _record(seen: list[Tensor], layer: str, n: int, module: nn.Module, args: Any, output: Any) -> Tensor:
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != (n,):
+        found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise MarginkitError(
+            f"layer {layer!r} gives {found}; expected one floating-point tensor with {n} samples first"
+        )
+    activation = output if output.requires_grad else _leaf(output)
+    seen.append(activation)
+    return activation.clone()  # what follows may work in place
+
+
+def _leaf(x: Tensor) -> Tensor:
+    if x.requires_grad:
+        return x
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+
+def _list(modules: dict[str, nn.Module]) -> str:
+    names = [INPUT, *[name for name in modules if name]]
+    return ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")

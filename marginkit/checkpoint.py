@@ -1,0 +1,180 @@
+"""Models on disk: plain data that loads without running code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from marginkit.data import Bounds
+from marginkit.errors import MarginkitError
+from marginkit.files import replacing
+from marginkit.models import ARCHITECTURES, Shape
+from marginkit.options import choose, configure
+
+FORMAT = "marginkit.checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and where it came from.
+
+    Attributes:
+        state: the model's parameters and buffers.
+        architecture: a name from ARCHITECTURES.
+        options: the architecture's.
+        shape: of one input.
+        classes: how many scores the model gives.
+        bounds: the box inputs live in, in raw units.
+        dataset: name and fingerprint of the training data.
+        training: the record of the run: options, versions, and metrics of each epoch.
+        progress: what resuming needs besides; empty in a finished model.
+    """
+
+    state: dict[str, Tensor]
+    architecture: str
+    options: dict[str, Any]
+    shape: Shape
+    classes: int
+    bounds: Bounds = (0.0, 1.0)
+    dataset: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    def model(self) -> nn.Sequential:
+        """The model, in eval mode.
+
+        Raises:
+            MarginkitError: the state has missing, unexpected or misshapen entries; they are named.
+        """
+        model = configure(
+            choose(ARCHITECTURES, "architecture", self.architecture), self.architecture, self.options
+        )(self.shape, self.classes)
+        wanted = model.state_dict()
+        problems = [
+            *[f"missing {key}" for key in wanted if key not in self.state],
+            *[f"unexpected {key}" for key in self.state if key not in wanted],
+            *[
+                f"{key} is {list(self.state[key].shape)}, expected {list(value.shape)}"
+                for key, value in wanted.items()
+                if key in self.state and self.state[key].shape != value.shape
+            ],
+        ]
+        if problems:
+            more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+            raise MarginkitError(
+                f"the weights do not fit {self.architecture} for inputs {list(self.shape)} and {self.classes}"
+                f" classes: {'; '.join(problems[:6])}{more}"
+            )
+        model.load_state_dict(self.state)
+        return model.eval()
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint, whole or not at all; the ending `.safetensors` chooses that format."""
+    plain = {name.name: getattr(checkpoint, name.name) for name in fields(checkpoint)}
+    plain |= {"format": FORMAT, "version": VERSION}
+    state = {key: value.detach().cpu().contiguous() for key, value in checkpoint.state.items()}
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            about = {k: v for k, v in plain.items() if k not in ("state", "progress")}
+            safetensors.torch.save_file(state, temporary, {"marginkit": json.dumps(about)})
+        else:
+            torch.save(plain | {"state": state}, temporary)
+
+
+def load(path: Path, guess: Mapping[str, Any] | None = None) -> tuple[Checkpoint, list[str]]:
+    """Reads a checkpoint, or bare weights, and says in words what had to be changed.
+
+    Never runs code from the file.
+
+    Args:
+        path: `.safetensors`, or PyTorch's format.
+        guess: architecture, options, shape, classes and bounds, for files that hold weights only.
+
+    Returns:
+        The checkpoint, and remarks for the user.
+
+    Raises:
+        MarginkitError: missing, not a checkpoint, of a newer version, or weights without an architecture.
+    """
+    if not path.is_file():
+        raise MarginkitError(f"no such checkpoint: {path}")
+    plain = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if plain.get("format") == FORMAT:
+        if plain.get("version") != VERSION:
+            raise MarginkitError(f"{path} has version {plain.get('version')}; this marginkit reads {VERSION}")
+        return _restored(path, plain), []
+    return _from_weights(path, plain, guess)
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a table of measurements keeps of a checkpoint: all but weights and the epochs' metrics."""
+    kept = ("architecture", "options", "shape", "classes", "bounds", "dataset")
+    training = {key: value for key, value in checkpoint.training.items() if key != "history"}
+    return {name: getattr(checkpoint, name) for name in kept} | {"training": training}
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
+    try:
+        plain = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        OSError,
+        KeyError,
+        AttributeError,
+    ) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MarginkitError(f"{path} is not a checkpoint that loads safely: {reason}") from error
+    if not isinstance(plain, dict):
+        raise MarginkitError(
+            f"{path} holds a {type(plain).__name__}; expected a dict: a checkpoint or weights"
+        )
+    return plain
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads((file.metadata() or {}).get("marginkit", "{}"))
+            return {**about, "state": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise MarginkitError(f"{path} is not a safetensors file: {error}") from error
+
+
+def _restored(path: Path, plain: dict[str, Any]) -> Checkpoint:
+    names = [f.name for f in fields(Checkpoint)]
+    try:
+        known = {name: plain[name] for name in names if name in plain}
+        return Checkpoint(**known | {"shape": tuple(plain["shape"]), "bounds": tuple(plain["bounds"])})
+    except (KeyError, TypeError) as error:
+        raise MarginkitError(f"{path} is a marginkit checkpoint with parts missing: {error}") from error
+
+
+def _from_weights(
+    path: Path, plain: dict[str, Any], guess: Mapping[str, Any] | None
+) -> tuple[Checkpoint, list[str]]:
+    inside = next((key for key in ("state", "state_dict", "model_state_dict", "model") if key in plain), None)
+    state = plain[inside] if inside else plain
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise MarginkitError(f"{path} is neither a marginkit checkpoint nor a dict of weights")
+    if guess is None:
+        raise MarginkitError(f"{path} holds weights only: say which architecture they belong to with --arch")
+    remarks = []
+    for prefix in ("module.", "_orig_mod."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+            remarks.append(f"took the prefix {prefix!r} off every weight's name")
+    return Checkpoint(state=state, **guess), remarks

@@ -1,0 +1,42 @@
+"""The main job in one go, on the embedded digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from marginkit.compare import Comparison, compare
+from marginkit.data import Source, load
+from marginkit.errors import MarginkitError
+from marginkit.files import require_absent
+from marginkit.measure import measure_file
+from marginkit.progress import Track, silent
+from marginkit.table import write
+from marginkit.training import Recipe, train
+
+LOSSES = ("cross-entropy", "large-margin")
+METHODS = ("first_order", "deepfool", "pgd")
+
+
+def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Track = silent) -> Comparison:
+    """Trains a cross-entropy and a large-margin model, measures both, and compares them.
+
+    Args:
+        out: a folder, made where missing, for the checkpoints and tables.
+        seed: of everything random.
+        overwrite: write over an earlier demonstration.
+        track: shows progress.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MarginkitError(f"can't make the folder {out}: {error.strerror}") from error
+    digits = load("digits", Source(split="train"))
+    tables = []
+    for loss in LOSSES:
+        model, table = out / f"{loss}.pt", out / f"{loss}.h5"
+        require_absent(table, overwrite)
+        train(digits, model, loss=loss, recipe=Recipe(epochs=40, seed=seed), track=track)
+        found, _ = measure_file(model, METHODS, seed=seed, command=["marginkit", "demo"], track=track)
+        write(found, table)
+        tables.append(found)
+    return compare(*tables, labels=LOSSES)

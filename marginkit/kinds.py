@@ -1,0 +1,23 @@
+"""What a method's answer means, and what became of each sample. Imports no torch."""
+
+from enum import IntEnum, StrEnum
+
+
+class Kind(StrEnum):
+    """What a distance is: never mix two kinds in one statistic."""
+
+    ESTIMATE = "estimate"  # what a linearisation predicts; bounds nothing
+    UPPER = "upper"  # an adversarial input was found at this distance
+    LOWER = "lower"  # a proof that none is nearer
+    EXACT = "exact"  # both, meeting
+
+
+class Status(IntEnum):
+    """Why a sample has the distance it has."""
+
+    OK = 0
+    MISCLASSIFIED = 1  # the clean input is not classified as its label: distance 0
+    EXHAUSTED = 2  # the method learned nothing within its budget: the vacuous end, 0 or inf
+    UNSUPPORTED = 3  # the method does not apply to this model
+    NONFINITE = 4  # the model answered with NaN or infinity
+    TIMEOUT = 5  # stopped by a time limit; the bracket is valid, not closed

@@ -1,0 +1,88 @@
+"""Scores and their rivals: the quantities every margin is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from marginkit.errors import MarginkitError
+
+Scores = Float[Tensor, "n classes"]
+Labels = Int[Tensor, "n"]
+
+
+def check_scores(scores: Tensor, y: Labels) -> None:
+    """Refuses what is not one score per class, and labels without a score."""
+    if scores.ndim != 2 or len(scores) != len(y) or scores.shape[1] < 2:
+        raise MarginkitError(
+            f"the model answered with shape {tuple(scores.shape)} for {len(y)} samples; expected"
+            f" [{len(y)}, classes] with at least 2 classes (give a one-score model a second output, -score)"
+        )
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < scores.shape[1]:
+        raise MarginkitError(
+            f"labels run from {int(y.min())} to {int(y.max())}, but the model has {scores.shape[1]} scores:"
+            f" labels must lie in 0..{scores.shape[1] - 1}"
+        )
+
+
+def rivals(scores: Scores, y: Labels, top_k: int | None) -> Int[Tensor, "n k"]:
+    """The classes of largest score other than y, largest first; all of them where top_k is None."""
+    others = scores.shape[1] - 1
+    k = others if top_k is None else min(top_k, others)
+    return scores.scatter(1, y.unsqueeze(1), -torch.inf).topk(k, dim=1).indices
+
+
+def differences(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """f_y - f_j for each rival j."""
+    return scores.gather(1, y.unsqueeze(1)) - scores.gather(1, rival)
+
+
+def logit_margin(scores: Scores, y: Labels) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+    """f_y - max_{j != y} f_j, and that j; not positive exactly where the sample is misclassified or tied."""
+    rival = rivals(scores, y, 1)
+    return differences(scores, y, rival).squeeze(1), rival.squeeze(1)
+
+
+def gap(scores: Scores) -> Float[Tensor, "n"]:
+    """How far a rival must lead before it counts: 64 units in the last place of the largest score.
+
+    That is what lets a witness survive another batch size, another device and float64.
+    """
+    return 64 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)
+
+
+def crossed(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
+    """Which samples are misclassified by more than rounding."""
+    return logit_margin(scores, y)[0] < -gap(scores)
+
+
+def gradients(
+    difference: Float[Tensor, "n k"],
+    activations: Sequence[Tensor],
+    *,
+    differentiable: bool = False,
+    keep_graph: bool = False,
+) -> Iterator[tuple[Tensor, ...]]:
+    """For each rival in turn, the gradient of every sample's difference at every activation.
+
+    Differentiates the batch's sum: right wherever samples do not interact, which excludes BatchNorm in
+    train mode. Uses `torch.autograd.grad`, so that no `.grad` is ever written.
+
+    Args:
+        difference: one column per rival.
+        activations: tensors [n, ...] in the graph of `difference`.
+        differentiable: keep the graph of the gradients themselves.
+        keep_graph: keep the graph of `difference` after the last rival.
+    """
+    count = difference.shape[1]
+    for k in range(count):
+        yield torch.autograd.grad(
+            difference[:, k].sum(),
+            list(activations),
+            create_graph=differentiable,
+            retain_graph=differentiable or keep_graph or k < count - 1,
+            materialize_grads=True,
+        )

@@ -1,0 +1,28 @@
+"""What a model can be trained to lower; one file each."""
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.logits import Labels
+from marginkit.losses.cross_entropy import CrossEntropy
+from marginkit.losses.hinge import Hinge
+from marginkit.losses.large_margin import LargeMargin
+from marginkit.norms import Vectors
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """A frozen dataclass of options, called on a model and a batch."""
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
+        """The loss of a batch, ready for `backward()`."""
+        ...
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross-entropy": CrossEntropy,
+    "hinge": Hinge,
+    "large-margin": LargeMargin,
+}

@@ -1,0 +1,153 @@
+"""The large-margin loss: push the linearised decision boundary away, at any layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.activations import capture, resolve_layers
+from marginkit.errors import MarginkitError
+from marginkit.logits import Labels, check_scores, differences, gradients, rivals
+from marginkit.losses.second_order import require_double_backward, require_eager
+from marginkit.norms import NORMS, Vectors
+
+Aggregate = Literal["min", "sum", "mean"]
+
+
+def large_margin(
+    scores: Float[Tensor, "n classes"],
+    y: Labels,
+    activations: Sequence[Tensor],
+    *,
+    norm: str = "l2",
+    gamma: float | Sequence[float] = 1.0,
+    alpha: float = 4.0,
+    top_k: int | None = 1,
+    aggregate: Aggregate = "min",
+    layer_weights: Literal["numel"] | Sequence[float] | None = None,
+    differentiate_norm: bool = False,
+    epsilon: float = 1e-6,
+) -> Float[Tensor, ""]:
+    """The large-margin loss of given scores and the activations they were computed from.
+
+    With D_i = s_y - s_i for the top_k rivals i and q dual to p, the distance to rival i's boundary at layer
+    l is predicted as d_{l,i} = D_i / (|grad_{h_l} D_i|_q / w_l + epsilon). A distance d costs
+    max(0, gamma - max(d, gamma (1 - alpha))) - gamma, that is -clip(d, gamma (1 - alpha), gamma): computed
+    like that, nothing cancels, whatever gamma. Costs are averaged over the batch and over layers.
+    Reference: Elsayed et al., arXiv 1803.05598, and the authors' `margin_loss.py` (which clips after
+    taking the minimum; equal, as clipping is monotone).
+
+    Args:
+        scores: what is compared: logits, or probabilities as in the authors' code.
+        y: labels.
+        activations: tensors [n, ...] in the graph of `scores`, one a layer; may include the input.
+        norm: of distances, `l1`, `l2` or `linf`.
+        gamma: the distance beyond which nothing is gained; one number, or one a layer.
+        alpha: distances below gamma (1 - alpha) cost no more: badly wrong samples are left alone.
+        top_k: rivals, those of largest score; None for all.
+        aggregate: over rivals: `min` counts the nearest boundary only, `sum` and `mean` all of them.
+        layer_weights: w_l multiplies a layer's distances; "numel" takes the layer's number of elements.
+        differentiate_norm: differentiate the gradient's norm as well (exact, needs double backward); by
+            default it is a constant in backprop.
+        epsilon: added to the norm.
+
+    Raises:
+        MarginkitError: top_k exceeds the rivals there are, or gamma and layer_weights do not fit the layers.
+    """
+    check_scores(scores, y)
+    classes = scores.shape[1]
+    if top_k is not None and not 1 <= top_k <= classes - 1:
+        raise MarginkitError(
+            f"top_k is {top_k}, but there are {classes - 1} rivals: give 1 to {classes - 1}, or None for all"
+        )
+    gammas = _per_layer("gamma", gamma, activations)
+    weights = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
+    weights = _per_layer("layer_weights", 1.0 if weights is None else weights, activations)
+
+    difference = differences(scores, y, rivals(scores, y, top_k))
+    dual = NORMS[norm].dual
+    lengths = [
+        torch.stack([dual.length(g) for g in grads], 1)
+        for grads in gradients(difference, activations, differentiable=differentiate_norm, keep_graph=True)
+    ]
+    length = torch.stack(lengths, 1)  # [n, k, layers]
+    if differentiate_norm:
+        require_double_backward(length)
+    distance = difference.unsqueeze(2) / (length / scores.new_tensor(weights) + epsilon)
+    upper = scores.new_tensor(gammas)
+    cost = -torch.minimum(torch.maximum(distance, upper * (1 - alpha)), upper)
+    if aggregate == "min":
+        return cost.amax(1).mean()
+    return cost.mean() * (cost.shape[1] if aggregate == "sum" else 1)
+
+
+@dataclass(frozen=True)
+class LargeMargin:
+    """`large_margin` of a model, and optionally some cross-entropy beside it.
+
+    Reads norms with `torch.autograd.grad`: no `.grad` is written before your own `backward()`.
+
+    In train mode BatchNorm makes samples interact, and a sample's gradient then holds a share of the
+    others': distances behind a BatchNorm layer are approximate in training (1-43 % in the norm, measured
+    on batches of 8). Measured margins are not concerned: they are taken in eval mode.
+
+    Attributes:
+        layers: module names, `input`, `hidden` or `all`.
+        score: compare logits, or the softmax probabilities of the authors' code, with which gamma is
+            not a distance in pixels.
+        cross_entropy: weight of the cross-entropy added.
+        norm, gamma, alpha, top_k, aggregate, layer_weights, differentiate_norm, epsilon: as in
+            `large_margin`.
+    """
+
+    layers: tuple[str, ...] = ("all",)
+    norm: Literal["l1", "l2", "linf"] = "l2"
+    gamma: float | tuple[float, ...] = 1.0
+    alpha: float = 4.0
+    top_k: int | None = 1
+    score: Literal["prob", "logit"] = "logit"
+    aggregate: Aggregate = "min"
+    layer_weights: Literal["numel"] | tuple[float, ...] | None = None
+    differentiate_norm: bool = False
+    epsilon: float = 1e-6
+    cross_entropy: float = 0.0
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
+        """The loss of a batch, ready for `backward()`.
+
+        Raises:
+            MarginkitError: as `large_margin` and `capture`; or the norm is to be differentiated and the
+                model is compiled, or has an operation that can't be differentiated twice.
+        """
+        if self.differentiate_norm:
+            require_eager(model)
+        logits, activations = capture(model, x, resolve_layers(model, self.layers))
+        loss = large_margin(
+            logits.softmax(1) if self.score == "prob" else logits,
+            y,
+            activations,
+            norm=self.norm,
+            gamma=self.gamma,
+            alpha=self.alpha,
+            top_k=self.top_k,
+            aggregate=self.aggregate,
+            layer_weights=self.layer_weights,
+            differentiate_norm=self.differentiate_norm,
+            epsilon=self.epsilon,
+        )
+        return loss + self.cross_entropy * F.cross_entropy(logits, y) if self.cross_entropy else loss
+
+
+def _per_layer(name: str, value: float | Sequence[float], activations: Sequence[Tensor]) -> list[float]:
+    values = [value] * len(activations) if isinstance(value, int | float) else list(value)
+    if len(values) != len(activations):
+        raise MarginkitError(
+            f"{name} has {len(values)} entries for {len(activations)} layers: give one number, or one a layer"
+        )
+    return values

@@ -1,0 +1,12 @@
+"""The methods that answer how far a sample is from the decision boundary; one file each."""
+
+from marginkit.margins.deepfool import DeepFool
+from marginkit.margins.first_order import FirstOrder
+from marginkit.margins.pgd import PGD
+from marginkit.types import Method
+
+METHODS: dict[str, type[Method]] = {
+    "first_order": FirstOrder,
+    "deepfool": DeepFool,
+    "pgd": PGD,
+}

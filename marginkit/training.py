@@ -1,0 +1,303 @@
+"""One training loop for every loss."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marginkit import checkpoint as checkpoints
+from marginkit.activations import evaluating
+from marginkit.checkpoint import Checkpoint
+from marginkit.data import Bounds, Data, Source, batches, load
+from marginkit.errors import MarginkitError
+from marginkit.files import replacing
+from marginkit.losses import LOSSES, Loss
+from marginkit.margins.first_order import FirstOrder
+from marginkit.models import ARCHITECTURES, Normalize
+from marginkit.norms import L2
+from marginkit.options import choose, configure
+from marginkit.progress import Track, silent
+from marginkit.types import Threat
+from marginkit.versions import versions
+
+Metrics = dict[str, float | int]
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": lambda parameters, recipe: torch.optim.Adam(
+        parameters, recipe.learning_rate, weight_decay=recipe.weight_decay
+    ),
+    "sgd": lambda parameters, recipe: torch.optim.SGD(
+        parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+    ),
+    "rmsprop": lambda parameters, recipe: torch.optim.RMSprop(
+        parameters, recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    ),
+}
+
+# The factor on the learning rate when a share t of all steps is done.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda t: 1.0,
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+    "linear": lambda t: 1 - t,
+    "step": lambda t: 0.1 ** math.floor(3 * t),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train, whatever the loss.
+
+    Attributes:
+        epochs: passes over the training samples.
+        batch_size: samples a step.
+        optimizer: a name from OPTIMIZERS.
+        learning_rate: at the start.
+        momentum: for sgd and rmsprop.
+        weight_decay: L2, inside the gradient.
+        schedule: of the learning rate, a name from SCHEDULES.
+        clip: the length at which the gradient of all parameters together is cut; None for never.
+        validation: the share of the training split held out to choose the best epoch by; 0 keeps the last.
+        seed: of everything random.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
+    clip: float | None = None
+    validation: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be meant."""
+        if self.epochs < 1 or self.batch_size < 2 or self.learning_rate <= 0:
+            raise MarginkitError(
+                f"epochs {self.epochs}, batch size {self.batch_size}, learning rate {self.learning_rate}:"
+                " expected at least 1, at least 2, and more than 0"
+            )
+        if not 0 <= self.validation < 1:
+            raise MarginkitError(f"the validation share is {self.validation}; expected 0 <= share < 1")
+
+
+def train(
+    data: Data,
+    out: Path,
+    *,
+    architecture: str = "cnn",
+    architecture_options: Mapping[str, Any] | None = None,
+    loss: str = "cross-entropy",
+    loss_options: Mapping[str, Any] | None = None,
+    recipe: Recipe | None = None,
+    bounds: Bounds = (0.0, 1.0),
+    device: torch.device | str = "cpu",
+    workers: int = 0,
+    resume: bool = False,
+    track: Track = silent,
+) -> Checkpoint:
+    """Trains a model and returns its best checkpoint.
+
+    Writes, each whole or not at all, after every epoch: `out`, the epoch of highest validation accuracy;
+    `<stem>.last.pt`, from which `resume` continues to the same numbers as an uninterrupted run; and
+    `<stem>.metrics.jsonl`, one line an epoch: training loss, validation accuracy, and the median first-order
+    L2 margin of the first 1,000 validation samples.
+
+    Args:
+        data: the training split.
+        out: where the best checkpoint goes; `.pt` or `.safetensors`.
+        architecture, architecture_options: a name from ARCHITECTURES, and its options.
+        loss, loss_options: a name from LOSSES, and its options.
+        recipe: how to train.
+        bounds: the box the inputs live in, kept in the checkpoint.
+        device: where to train.
+        workers: processes that load images ahead.
+        resume: go on from `<stem>.last.pt` where there is one.
+        track: shows progress.
+
+    Raises:
+        MarginkitError: the data has one class, the loss is not finite, or the run to resume was another.
+    """
+    recipe = recipe or Recipe()
+    present = sorted(set(data.labels.tolist()))
+    if len(present) < 2:
+        raise MarginkitError(
+            f"every label of {data.name} is {present[0]}: training needs at least two classes"
+        )
+    run = _Run(data, out, recipe, torch.device(device), workers, track)
+    with _seeded(recipe.seed, 0, run.device):
+        model = configure(
+            choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
+        )(data.shape, data.classes).to(run.device)
+    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", loss_options or {})
+    record = {
+        "loss": loss,
+        "loss_options": asdict(objective),  # type: ignore[call-overload]
+        "recipe": asdict(recipe),
+        "versions": versions(),
+    }
+    start = Checkpoint(
+        state={},
+        architecture=architecture,
+        options=dict(architecture_options or {}),
+        shape=data.shape,
+        classes=data.classes,
+        bounds=bounds,
+        dataset={"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
+        training=record | {"history": []},
+    )
+    return run(model, objective, start, resume)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The loop, with what stays the same throughout."""
+
+    data: Data
+    out: Path
+    recipe: Recipe
+    device: torch.device
+    workers: int
+    track: Track
+
+    def __call__(self, model: nn.Sequential, loss: Loss, start: Checkpoint, resume: bool) -> Checkpoint:
+        fitting, held_out = self._split()
+        optimizer = OPTIMIZERS[self.recipe.optimizer](model.parameters(), self.recipe)
+        last = self.out.with_name(self.out.stem + ".last.pt")
+        history, best = [], start
+        if resume and last.exists():
+            history = self._restore(model, optimizer, start, last)
+            best = checkpoints.load(self.out)[0]
+        else:
+            normalize = model.get_submodule("normalize")
+            assert isinstance(normalize, Normalize)
+            normalize.fit(x for _, x, _ in self._batches(fitting, "reading the data"))
+        for epoch in range(len(history), self.recipe.epochs):
+            with _seeded(self.recipe.seed, 1 + epoch, self.device):
+                average = self._epoch(model, loss, optimizer, fitting, epoch)
+            metrics = {"epoch": epoch + 1, "loss": average, **self._validate(model, held_out)}
+            best_before = max((m["accuracy"] for m in history), default=0.0) if held_out else 0.0
+            history = [*history, metrics]
+            now = replace(start, state=model.state_dict(), training=start.training | {"history": history})
+            if not held_out or metrics["accuracy"] >= best_before:
+                best = now
+                checkpoints.save(best, self.out)
+            checkpoints.save(replace(now, progress={"optimizer": optimizer.state_dict()}), last)
+            _write_lines(history, self.out.with_name(self.out.stem + ".metrics.jsonl"))
+        return best
+
+    def _epoch(
+        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, fitting: list[int], epoch: int
+    ) -> float:
+        recipe = self.recipe
+        order = [fitting[i] for i in torch.randperm(len(fitting)).tolist()]
+        if len(order) > 1 and len(order) % recipe.batch_size == 1:
+            order.pop()  # BatchNorm can't train on a batch of one
+        steps = math.ceil(len(order) / recipe.batch_size)
+        total = 0.0
+        model.train()
+        for step, (_, x, y) in enumerate(self._batches(order, f"epoch {epoch + 1}/{recipe.epochs}")):
+            for group in optimizer.param_groups:
+                share = (epoch + step / steps) / recipe.epochs
+                group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(model, x.to(self.device), y.to(self.device))
+            value.backward()  # type: ignore[no-untyped-call]
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+            optimizer.step()
+            total += value.item() * len(y)
+            if not math.isfinite(total):
+                raise MarginkitError(
+                    f"the loss became {value.item()} in epoch {epoch + 1}, step {step + 1}: lower the"
+                    " learning rate or clip the gradient (--clip 5)"
+                )
+        return total / len(order)
+
+    def _validate(self, model: nn.Module, held_out: list[int]) -> Metrics:
+        if not held_out:
+            return {}
+        correct, margins = 0, list[Tensor]()
+        with evaluating(model):
+            for _, x, y in self._batches(held_out, "validating"):
+                x, y = x.to(self.device), y.to(self.device)
+                with torch.no_grad():
+                    correct += int((model(x).argmax(1) == y).sum())
+                if sum(map(len, margins)) < 1000:
+                    margins.append(FirstOrder(layers=("input",))(model, x, y, Threat(L2)).distance[:, 0])
+        return {
+            "accuracy": correct / len(held_out),
+            "median_first_order_l2": torch.cat(margins)[:1000].median().item(),
+        }
+
+    def _split(self) -> tuple[list[int], list[int]]:
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        order = torch.randperm(len(self.data), generator=generator).tolist()
+        count = round(self.recipe.validation * len(order))
+        if len(order) - count < 2:
+            raise MarginkitError(
+                f"{self.data.name} leaves {len(order) - count} samples to train on: give more"
+            )
+        return sorted(order[count:]), sorted(order[:count])
+
+    def _batches(self, positions: list[int], description: str) -> Iterator[Any]:
+        size = self.recipe.batch_size
+        found = batches(self.data, size, positions=positions, workers=self.workers)
+        return self.track(found, description, math.ceil(len(positions) / size))
+
+    def _restore(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, start: Checkpoint, last: Path
+    ) -> list[Metrics]:
+        before = checkpoints.load(last)[0]
+        for name in (f.name for f in fields(start) if f.name not in ("state", "training", "progress")):
+            _same(last, name, getattr(before, name), getattr(start, name))
+        for name in ("loss", "loss_options", "recipe"):
+            _same(last, name, before.training[name], start.training[name])
+        model.load_state_dict(before.state)
+        optimizer.load_state_dict(before.progress["optimizer"])
+        return list(before.training["history"])
+
+
+def accuracy(model: nn.Module, data: Data, *, batch_size: int = 256) -> float:
+    """The share of samples the model classifies as labelled."""
+    device = next(model.parameters()).device
+    correct = 0
+    with evaluating(model), torch.no_grad():
+        for _, x, y in batches(data, batch_size):
+            correct += int((model(x.to(device)).argmax(1).cpu() == y).sum())
+    return correct / len(data)
+
+
+def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
+    """Accuracy on the test split of the data set, or None where it has none of its own."""
+    data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
+    return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
+
+
+@contextmanager
+def _seeded(seed: int, stream: int, device: torch.device) -> Iterator[None]:
+    """Randomness of its own for each epoch: resuming needs no generator's state."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 1_000_003 + stream)
+        yield
+
+
+def _same(path: Path, name: str, before: Any, now: Any) -> None:
+    if before != now:
+        raise MarginkitError(
+            f"{path} has {name} {before}, this run {now}: resume with the same, or --overwrite"
+        )
+
+
+def _write_lines(history: list[Metrics], path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text("".join(json.dumps(metrics) + "\n" for metrics in history))

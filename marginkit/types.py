@@ -1,0 +1,108 @@
+"""The nouns of a measurement: the threat, and the two forms an answer takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from marginkit.kinds import Kind
+from marginkit.norms import Box, Norm, Vectors
+
+Bound = float | Tensor | None
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What may be done to an input.
+
+    Attributes:
+        norm: how a displacement is measured.
+        low, high: the box inputs live in, in raw input units: a number, a tensor that broadcasts to one
+            sample (per-feature bounds), or None for no bound.
+        mask: True where a feature may change, broadcast to one sample; None lets all change.
+    """
+
+    norm: Norm
+    low: Bound = 0.0
+    high: Bound = 1.0
+    mask: Tensor | None = None
+
+    def room(self, x: Vectors) -> tuple[Box, Box]:
+        """How far each feature of x may move down (<= 0) and up (>= 0); None, None where nothing binds."""
+        if self.low is None and self.high is None and self.mask is None:
+            return None, None
+        low = self._bound(self.low, -torch.inf, x) - x
+        high = self._bound(self.high, torch.inf, x) - x
+        if self.mask is not None:
+            free = self.mask.to(x.device)
+            low, high = torch.where(free, low, 0), torch.where(free, high, 0)
+        return low.clamp(max=0), high.clamp(min=0)
+
+    def clip(self, x: Vectors, moved: Vectors) -> Vectors:
+        """`moved` put back into the box around x to the last bit, frozen features restored."""
+        inside = torch.minimum(
+            torch.maximum(moved, self._bound(self.low, -torch.inf, x)), self._bound(self.high, torch.inf, x)
+        )
+        return inside if self.mask is None else torch.where(self.mask.to(x.device), inside, x)
+
+    def contains(self, x: Vectors) -> Bool[Tensor, "n"]:
+        """Which samples lie in the box."""
+        low, high = self._bound(self.low, -torch.inf, x), self._bound(self.high, torch.inf, x)
+        return ((x >= low) & (x <= high)).flatten(1).all(1)
+
+    @staticmethod
+    def _bound(bound: Bound, default: float, x: Tensor) -> Tensor:
+        return torch.as_tensor(default if bound is None else bound, dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """The true distance lies in [lower, upper].
+
+    Attributes:
+        lower: what is proved, float64; 0 where nothing is.
+        upper: what was found, float64; inf where nothing was.
+        status: `Status` codes.
+        rival: the class on the other side of the boundary; -1 where none is known.
+        witness: the adversarial inputs behind `upper` (NaN where there is none), or None for a proof.
+    """
+
+    lower: Float[Tensor, "n"]
+    upper: Float[Tensor, "n"]
+    status: Int[Tensor, "n"]
+    rival: Int[Tensor, "n"]
+    witness: Float[Tensor, "n *d"] | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A predicted distance at each of several layers; it bounds nothing.
+
+    Attributes:
+        distance: float64; negative where the sample is misclassified.
+        layers: the columns' names, in order.
+        rival: the class whose boundary is predicted to be nearest.
+        status: `Status` codes.
+    """
+
+    distance: Float[Tensor, "n layers"]
+    layers: tuple[str, ...]
+    rival: Int[Tensor, "n layers"]
+    status: Int[Tensor, "n layers"]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A frozen dataclass of options, called on a batch; `dataclasses.asdict` of it is its provenance."""
+
+    kind: ClassVar[Kind]
+
+    def __call__(
+        self, model: nn.Module, x: Float[Tensor, "n *d"], y: Int[Tensor, "n"], threat: Threat
+    ) -> Bracket | Estimate:
+        """Answers for each sample of x, labelled y, independently of the others in the batch."""
+        ...

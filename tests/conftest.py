@@ -1,0 +1,50 @@
+"""What several tests share: a small trained network, and everything parametrised over the norms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from marginkit.data import Source, batches, load
+from marginkit.norms import NORMS, Norm
+from marginkit.training import Recipe, train
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=list(NORMS.values()), ids=str)
+def norm(request) -> Norm:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def checkpoint_path(tmp_path_factory):
+    """A small network trained on the digits for a moment."""
+    path = tmp_path_factory.mktemp("trained") / "model.pt"
+    digits = load("digits", Source(split="train"))
+    train(
+        digits,
+        path,
+        architecture="mlp",
+        architecture_options={"hidden": (24, 16)},
+        recipe=Recipe(epochs=20, learning_rate=5e-3),
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def network(checkpoint_path):
+    """That network in float64, where rounding does not hide or feign a difference."""
+    from marginkit.checkpoint import load as load_checkpoint
+
+    return load_checkpoint(checkpoint_path)[0].model().double()
+
+
+@pytest.fixture(scope="session")
+def samples():
+    """Eighteen test digits, float64, and their labels."""
+    _, x, y = next(batches(load("digits"), 18))
+    return x.double(), y

@@ -1,0 +1,131 @@
+"""Hidden layers inside the graph."""
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from marginkit.activations import capture, default_layers, evaluating, resolve_layers
+from marginkit.errors import MarginkitError, UsageError
+from marginkit.models import ARCHITECTURES
+
+
+def pair(inplace: bool) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=inplace), nn.Linear(6, 3))
+
+
+def test_an_in_place_relu_does_not_change_what_was_captured():
+    x = torch.randn(5, 4)
+    found = []
+    for inplace in (False, True):
+        scores, (h,) = capture(pair(inplace), x, ("0",))
+        (gradient,) = torch.autograd.grad(scores[:, 0].sum(), h)
+        found.append((h.detach(), gradient))
+    assert (found[0][0] < 0).any(), "the ReLU has something to change"
+    for plain, in_place in zip(*found, strict=True):
+        assert_close(plain, in_place)
+
+
+def test_an_in_place_first_layer_leaves_the_input_alone():
+    x = torch.randn(5, 4)
+    kept = x.clone()
+    scores, (h,) = capture(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)), x, ("input",))
+    torch.autograd.grad(scores.sum(), h)
+    assert torch.equal(x, kept)
+    assert torch.equal(h, kept)
+
+
+def test_activations_are_in_the_graph_of_the_scores_and_of_the_parameters():
+    model, x = pair(True), torch.randn(5, 4)
+    scores, activations = capture(model, x, ("1", "input", "0"))
+    assert [tuple(h.shape) for h in activations] == [(5, 6), (5, 4), (5, 6)]
+    gradients = torch.autograd.grad(scores.sum(), activations, retain_graph=True)
+    assert all(g.abs().sum() > 0 for g in gradients)
+    scores.sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_frozen_parameters_are_no_obstacle():
+    model = pair(False).requires_grad_(False)
+    scores, (h,) = capture(model, torch.randn(5, 4), ("0",))
+    assert torch.autograd.grad(scores.sum(), h)[0].shape == (5, 6)
+
+
+def test_an_input_in_someone_elses_graph_stays_in_it():
+    before = torch.randn(5, 4, requires_grad=True)
+    scores, _ = capture(pair(False), before * 2, ("input",))
+    scores.sum().backward()
+    assert before.grad is not None
+
+
+def test_hooks_are_gone_afterwards_even_after_an_error():
+    model = pair(False)
+    capture(model, torch.randn(5, 4), ("0",))
+    with pytest.raises(RuntimeError):
+        capture(model, torch.randn(5, 3), ("0",))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+class Odd(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4)
+        self.twice = nn.Linear(4, 4)
+        self.never = nn.Linear(4, 4)
+        self.table = nn.Embedding(3, 4)
+
+    def forward(self, x):
+        x = self.lstm(self.twice(self.twice(x)))[0]
+        return x + self.table(torch.tensor([1]))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("twice", "ran 2 times"),
+        ("never", "ran 0 times"),
+        ("lstm", "gives tuple; expected one floating-point tensor"),
+        ("table", r"gives \(1, 4\); expected one floating-point tensor with 5 samples"),
+    ],
+)
+def test_layers_that_can_not_be_captured_are_named(layer, message):
+    with pytest.raises(MarginkitError, match=f"{layer}.*{message}"):
+        capture(Odd(), torch.randn(5, 4), (layer,))
+
+
+@pytest.mark.parametrize("layer", ["conv7", ""])
+def test_unknown_layers_are_refused_with_a_list(layer):
+    with pytest.raises(UsageError, match=f"unknown layer '{layer}'; this model has input, 0, 1, 2"):
+        capture(pair(False), torch.randn(5, 4), (layer,))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_default_layers_of_every_architecture_can_be_captured(name):
+    model = ARCHITECTURES[name]()((1, 16, 16), 4).eval()
+    layers = default_layers(model)
+    assert layers[0] == "input"
+    scores, activations = capture(model, torch.rand(2, 1, 16, 16), layers)
+    assert scores.shape == (2, 4)
+    assert all(torch.autograd.grad(scores.sum(), h, retain_graph=True)[0].any() for h in activations)
+    assert all("normalize" not in layer and "scores" not in layer for layer in layers)
+
+
+def test_default_layers_look_into_a_single_wrapper():
+    assert default_layers(nn.Sequential(nn.Flatten(), pair(False))) == ("input", "1.0")
+
+
+def test_groups_of_layers():
+    model = pair(False)
+    assert resolve_layers(model, ["all"]) == ("input", "0")
+    assert resolve_layers(model, ["hidden"]) == ("0",)
+    assert resolve_layers(model, ["1", "hidden", "1"]) == ("1", "0")
+
+
+def test_evaluating_restores_each_modules_own_mode():
+    model = pair(False).train()
+    model[1].eval()
+    with torch.no_grad(), evaluating(model):
+        assert not any(m.training for m in model.modules())
+        assert torch.is_grad_enabled()
+    assert [m.training for m in model.modules()] == [True, True, False, True]

@@ -1,0 +1,267 @@
+"""The command: the main job end to end, and one clear sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from marginkit_cli.main import main
+
+from marginkit.checkpoint import load as load_checkpoint
+from marginkit.data import Source, load
+from marginkit.table import read
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    if code:
+        assert "Traceback" not in result.output
+    return result
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FAST = ["--epochs", 2, "--arch", "mlp", "--arch-option", "hidden=16", "--learning-rate", 5e-3]
+QUICK = ["--methods", "first_order,deepfool", "--limit", 20]
+
+
+def test_train_measure_compare_with_hardly_an_option(here):
+    """Each command finds what the one before it wrote."""
+    out = run("train", *FAST).stdout
+    assert "wrote model.pt" in out
+    assert "test accuracy" in out
+    out = run("measure", *QUICK).stdout
+    assert "deepfool.linf" in out
+    assert "first_order.l2.hidden1" in out
+    run("train", *FAST, "--loss", "cross-entropy", "--out", "other.pt")
+    run("measure", *QUICK, "--model", "other.pt", "--out", "other.h5")
+    out = run("compare", "margins.h5", "other.h5", "--json", "c.json").stdout
+    assert "B minus A" in out
+    (comparison,) = json.loads((here / "c.json").read_text())["comparisons"]
+    assert comparison["n"] == 20
+    assert {c["name"] for c in comparison["columns"]} >= {"deepfool.l2", "first_order.linf.input"}
+
+
+def test_the_users_own_arrays(here):
+    generator = np.random.default_rng(0)
+    x = generator.random((150, 7)).astype(np.float32)
+    np.savez("mine.npz", x=x, y=(x[:, 0] > x[:, 1]).astype(int))
+    run("train", "--dataset", "npz:mine.npz", *FAST, "--epochs", 20, "--batch-size", 16)
+    run("measure", "--norms", "l1,l2,linf", "--limit", 10)
+    table = read(here / "margins.h5")
+    assert len(table) == 10
+    l1, l2, linf = (np.median(table[f"deepfool.{norm}"].distance) for norm in ("l1", "l2", "linf"))
+    assert l1 >= l2 >= linf >= 0
+
+
+def test_json_on_standard_output_is_nothing_but_json(here, checkpoint_path):
+    out = run("measure", "--model", checkpoint_path, *QUICK, "--json", "-").stdout
+    figures = json.loads(out)
+    assert figures["n"] == 20
+    assert figures["columns"]["deepfool.l2"]["kind"] == "upper"
+    out = run("compare", "margins.h5", "margins.h5", "--json", "-").stdout
+    assert json.loads(out)["comparisons"][0]["columns"][0]["wilcoxon"] is None
+
+
+def test_infinities_are_text_in_json(here):
+    from marginkit_cli.options import write_json
+
+    write_json({"a": [float("inf"), -float("inf"), float("nan"), 1.5]}, Path("x.json"))
+    assert json.loads(Path("x.json").read_text()) == {"a": ["inf", "-inf", None, 1.5]}
+
+
+def test_quiet_is_quiet(here, checkpoint_path):
+    result = run("measure", "--model", checkpoint_path, *QUICK, "-q")
+    assert result.output == ""
+
+
+def test_a_config_file_sets_defaults_that_the_command_line_overrides(here, checkpoint_path):
+    Path("run.toml").write_text(
+        '[measure]\nlimit = 5\nnorms = ["linf"]\nmethods = "deepfool"\nbatch-size = 2\n'
+    )
+    run("measure", "--model", checkpoint_path, "--config", "run.toml", "--limit", 3)
+    table = read(here / "margins.h5")
+    assert len(table) == 3
+    assert [column.name for column in table.columns] == ["deepfool.linf"]
+
+
+def test_resume_and_overwrite(here):
+    run("train", *FAST)
+    assert "model.pt exists" in run("train", *FAST, code=1).output
+    run("train", *FAST, "--resume")
+    run("train", *FAST, "--overwrite")
+
+
+def test_methods_and_datasets_are_listed():
+    out = run("methods").stdout
+    assert "deepfool  [upper]" in out
+    assert "--option pgd.starts=2" in out
+    assert "npz:FILE" in run("datasets").stdout
+
+
+def test_demo(here):
+    out = run("demo").stdout
+    assert "pgd.linf: B's distances are" in out
+    assert "two checkpoints" in out
+    assert sorted(path.suffix for path in (here / "marginkit-demo").glob("*.h5")) == [".h5", ".h5"]
+    assert "exists" in run("demo", code=1).output
+
+
+# Mistakes --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad(here, checkpoint_path):
+    """A folder of good and bad files."""
+    digits = load("digits")
+    x, y = digits.inputs(list(range(20))).numpy(), digits.labels[:20]
+    arrays = {
+        "good": (x, y),
+        "nan": (np.where(x > 0.9, np.nan, x), y),
+        "outside": (x * 255, y),
+        "labels": (x, y + 5),
+        "negative": (x, y - 20),
+        "one-class": (x, y * 0),
+        "flat": (x.reshape(20, 64), y),
+    }
+    for name, (inputs, labels) in arrays.items():
+        np.savez(f"{name}.npz", x=inputs, y=labels)
+    Path("model.pt").write_bytes(checkpoint_path.read_bytes())
+    torch.save(load_checkpoint(checkpoint_path)[0].state, "weights.pt")
+    Path("page.pt").write_text("<html>")
+    Path("text.h5").write_text("text")
+    Path("bad.toml").write_text("limit = ")
+    Path("unknown.toml").write_text("limits = 3")
+    run("measure", *QUICK, "--out", "a.h5", "-q")
+    run("measure", *QUICK, "--out", "steps.h5", "--option", "deepfool.steps=3", "-q")
+    run("measure", *QUICK, "--out", "box.h5", "--bounds", "none", "-q")
+    run("measure", *QUICK, "--out", "train.h5", "--split", "train", "-q")
+    return here
+
+
+MISTAKES = [
+    ("measure --model absent.pt", 1, "no such checkpoint: absent.pt"),
+    ("measure --model page.pt", 1, "page.pt is not a checkpoint that loads safely"),
+    ("measure --model weights.pt", 1, "weights.pt holds weights only: say which architecture"),
+    (
+        "measure --model weights.pt --arch cnn --dataset digits",
+        1,
+        "the weights do not fit cnn.*missing conv1",
+    ),
+    ("measure --model weights.pt --arch cnn", 2, "give --dataset too"),
+    ("measure --model weights.pt --arch vgg --dataset digits", 2, "unknown architecture 'vgg'"),
+    ("measure --dataset npz:absent.npz", 1, "no such file: absent.npz"),
+    ("measure --dataset npz:nan.npz", 1, "nan.npz has NaN or infinite values"),
+    ("measure --dataset npz:outside.npz", 1, r"runs from 0 to 255, outside the box \[0, 1\].*--bounds"),
+    ("measure --dataset npz:labels.npz", 1, "the model has 10 scores"),
+    ("measure --dataset npz:negative.npz", 1, "labels must count from 0"),
+    ("measure --dataset npz:flat.npz", 1, r"has inputs \[64\], but model.pt takes \[1, 8, 8\]"),
+    ("measure --dataset mnist", 1, "mnist is not in data: add --download"),
+    ("measure --dataset digit", 2, "unknown data set 'digit'"),
+    ("measure --layers conv9", 2, "unknown layer 'conv9'; this model has input, normalize"),
+    ("measure --methods deepfol", 2, "unknown method 'deepfol'; choose from first_order, deepfool, pgd"),
+    ("measure --methods ,", 2, "give at least one name"),
+    ("measure --norms l7", 2, "unknown norm 'l7'"),
+    ("measure --limit 0", 2, "0 is not in the range x>=1"),
+    ("measure --option deepfool.step=3", 2, "deepfool has no option 'step'"),
+    ("measure --option deepfool.steps=many", 2, "deepfool: option steps is 'many'"),
+    ("measure --option steps=3", 2, "names no method"),
+    ("measure --option steps", 2, "'steps' is not NAME=VALUE"),
+    ("measure --bounds 1,0", 2, "the lower bound 1 is not below"),
+    ("measure --bounds low", 2, "'low' is not LOW,HIGH or none"),
+    ("measure --device quantum", 2, "no device 'quantum' here"),
+    ("measure --config bad.toml", 2, "bad.toml is not readable TOML"),
+    ("measure --config unknown.toml", 2, "unknown.toml sets 'limits', which measure does not have"),
+    ("measure --out a.h5", 1, "a.h5 exists: choose another name, or add --overwrite"),
+    ("measure --methods first_order --limit 2 --out absent/a.h5", 1, "can't write absent/a.h5"),
+    ("train --dataset npz:one-class.npz --out o.pt", 1, "every label of npz:one-class.npz is 0"),
+    ("train --dataset npz:nan.npz --out o.pt", 1, "NaN or infinite"),
+    ("train --dataset npz:flat.npz --out o.pt", 1, r"cnn takes images.*these inputs are \[64\]"),
+    ("train --loss mse --out o.pt", 2, "unknown loss 'mse'"),
+    ("train --loss-option gama=1 --out o.pt", 2, "loss large-margin has no option 'gama'"),
+    ("train --loss-option top_k=10 --out o.pt", 1, "top_k is 10, but there are 9 rivals"),
+    ("train --optimizer lion --out o.pt", 2, "train: option optimizer is 'lion'"),
+    ("train --validation 2 --out o.pt", 1, "the validation share is 2"),
+    ("compare a.h5", 2, "one table can't be compared"),
+    ("compare a.h5 absent.h5", 1, "no such table: absent.h5"),
+    ("compare a.h5 text.h5", 1, "text.h5 is not a readable HDF5 file"),
+    ("compare a.h5 steps.h5", 4, "options of deepfool.l2 differ"),
+    ("compare a.h5 box.h5", 4, "the threat differ"),
+    ("compare a.h5 train.h5", 4, "data set's fingerprint differ"),
+    ("compare a.h5 a.h5 --radii l2=near", 2, "expected numbers"),
+    ("compare", 2, "Missing argument"),
+    ("measur", 2, "No such command 'measur'"),
+]
+
+
+def test_every_mistake_is_one_sentence_and_the_right_code(bad):
+    for arguments, code, message in MISTAKES:
+        result = run(*arguments.split(), code=code)
+        flat = " ".join(result.stderr.split())
+        assert re.search(message, flat), (arguments, flat)
+        assert len(result.stderr) < 600, arguments
+        assert result.stdout == "", arguments
+    assert not list(bad.glob("*.tmp")), "nothing half-written is left"
+    assert not (bad / "o.pt").exists()
+
+
+def test_debug_shows_where_it_went_wrong(here):
+    result = CliRunner().invoke(main, ["--debug", "measure", "--model", "absent.pt"])
+    assert type(result.exception).__name__ == "MarginkitError"
+
+
+def test_an_unexpected_failure_is_one_line(here, checkpoint_path, monkeypatch):
+    def explode(*args, **kwargs):
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("marginkit.measure.measure_file", explode)
+    result = run("measure", "--model", checkpoint_path, code=1)
+    assert (
+        result.stderr.strip()
+        == "Error: unexpected ZeroDivisionError: surprise (marginkit --debug shows where)"
+    )
+
+
+def test_an_interruption_exits_with_130(here, checkpoint_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("marginkit.measure.measure_file", interrupt)
+    assert "interrupted" in run("measure", "--model", checkpoint_path, code=130).stderr
+
+
+def test_the_commands_table_opens_without_marginkit(here, checkpoint_path):
+    """As h5py shows it."""
+    run("measure", "--model", checkpoint_path, *QUICK, "--witnesses")
+    with h5py.File("margins.h5") as file:
+        assert file.attrs["complete"] == 1
+        assert file["witness.deepfool.l2"].shape == (20, 1, 8, 8)
+
+
+def test_the_installed_command_runs(checkpoint_path, tmp_path):
+    command = Path(sys.executable).with_name("marginkit")
+    done = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert "marginkit, version" in done.stdout
+    done = subprocess.run(
+        [command, "compare", "a.h5", "b.h5"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert (done.returncode, done.stderr) == (1, "Error: no such table: a.h5\n")
+
+
+def test_training_data_can_be_measured_too(here, checkpoint_path):
+    run("measure", "--model", checkpoint_path, "--split", "train", *QUICK)
+    table = read(here / "margins.h5")
+    assert table.meta["dataset"]["fingerprint"] == load("digits", Source(split="train")).fingerprint

@@ -1,0 +1,163 @@
+"""The loop over batches: what is asked is what the table holds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from closed_form import linear
+from torch import nn
+
+from marginkit.checkpoint import load as load_checkpoint
+from marginkit.data import load
+from marginkit.errors import MarginkitError, UsageError
+from marginkit.kinds import Kind, Status
+from marginkit.margins import METHODS
+from marginkit.measure import configure_methods, measure, measure_file
+from marginkit.norms import NORMS
+from marginkit.table import read, write
+
+FAST = {"pgd": {"steps": 5, "rounds": 4}}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load("digits")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint_path):
+    return load_checkpoint(checkpoint_path)[0].model()
+
+
+@pytest.fixture(scope="module")
+def table(model, digits):
+    return measure(model, digits, configure_methods(list(METHODS), FAST), list(NORMS), limit=40)
+
+
+def test_there_is_a_column_for_every_method_norm_and_layer(table):
+    layers = ["input", "hidden1", "hidden2"]
+    estimates = [f"first_order.{norm}.{layer}" for norm in NORMS for layer in layers]
+    searched = [f"{name}.{norm}" for name in METHODS if name != "first_order" for norm in NORMS]
+    assert [column.name for column in table.columns] == estimates + searched
+    assert {column.kind for column in table.columns} == {Kind.ESTIMATE, Kind.UPPER}
+
+
+def test_every_sample_is_there_once_in_order(table, digits, model):
+    assert table.index.tolist() == list(range(40))
+    assert table.label.tolist() == digits.labels[:40].tolist()
+    scores = model(digits.inputs(list(range(40))))
+    assert table.predicted.tolist() == scores.argmax(1).tolist()
+    assert ((table.logit_margin > 0) == (table.predicted == table.label)).all()
+
+
+def test_misclassified_samples_are_marked_in_every_column(table):
+    wrong = table.predicted != table.label
+    assert 0 < wrong.sum() < 40
+    for column in table.columns:
+        assert ((column.status == Status.MISCLASSIFIED) == wrong).all()
+        expected = column.distance < 0 if column.kind is Kind.ESTIMATE else column.distance == 0
+        assert (expected == wrong).all()
+
+
+def test_the_batch_size_changes_nothing_but_rounding(table, model, digits):
+    again = measure(
+        model, digits, configure_methods(list(METHODS), FAST), list(NORMS), limit=40, batch_size=7
+    )
+    for one, other in zip(table.columns, again.columns, strict=True):
+        ratio = other.distance / np.where(one.distance == 0, 1, one.distance)
+        assert np.median(np.abs(ratio[one.status == 0] - 1)) < 1e-5
+        assert (np.abs(ratio[one.status == 0] - 1) < 0.05).all()
+
+
+def test_a_written_table_is_the_table(tmp_path, table):
+    write(table, tmp_path / "t.h5")
+    found = read(tmp_path / "t.h5")
+    assert found.meta == table.meta
+    assert [c.name for c in found.columns] == [c.name for c in table.columns]
+
+
+def test_the_file_says_what_was_measured(checkpoint_path, tmp_path, digits):
+    found, _ = measure_file(
+        checkpoint_path, ["deepfool"], ["l2"], limit=3, command=["marginkit", "measure"], seed=4
+    )
+    meta = found.meta
+    assert meta["command"] == ["marginkit", "measure"]
+    assert meta["seed"] == 4
+    assert meta["dataset"] == {"name": "digits", "split": "test", "fingerprint": digits.fingerprint}
+    assert meta["threat"] == {"low": 0.0, "high": 1.0}
+    assert meta["checkpoint"]["architecture"] == "mlp"
+    assert len(meta["checkpoint"]["sha256"]) == 64
+    assert meta["checkpoint"]["training"]["loss"] == "cross-entropy"
+    assert "history" not in meta["checkpoint"]["training"]
+    assert found["deepfool.l2"].options["steps"] == 50
+
+
+def test_witnesses_are_kept_when_asked_for(model, digits):
+    methods = configure_methods(["deepfool", "first_order"])
+    kept = measure(model, digits, methods, ["linf"], limit=5, witnesses=True)
+    assert kept["deepfool.linf"].witness.shape == (5, 1, 8, 8)
+    assert kept["first_order.linf.input"].witness is None
+    assert measure(model, digits, methods, ["linf"], limit=5)["deepfool.linf"].witness is None
+
+
+def test_the_seed_reaches_the_methods_that_draw():
+    assert configure_methods(["pgd", "deepfool"], {}, {"seed": 9})["pgd"] == METHODS["pgd"](seed=9)
+    assert configure_methods(["pgd"], {"pgd": {"seed": "2"}}, {"seed": 9})["pgd"] == METHODS["pgd"](seed=2)
+
+
+def test_a_model_of_one_class_data_can_be_measured(model, digits):
+    ones = np.flatnonzero(digits.labels == 1)[:4]
+    only = replace(digits, labels=digits.labels[ones], inputs=lambda p: digits.inputs(ones[p].tolist()))
+    assert (measure(model, only, configure_methods(["deepfool"]), ["l2"]).label == 1).all()
+
+
+def test_a_float64_model_is_measured_in_float64(digits):
+    case = linear(3)
+    data = replace(digits, labels=case.y.numpy(), shape=(6,), inputs=lambda p: case.x[p].float(), classes=3)
+    found = measure(case.model, data, configure_methods(["deepfool"]), ["l2"], bounds=(None, None))
+    np.testing.assert_allclose(found["deepfool.l2"].distance, case.distance(NORMS["l2"]), rtol=1e-5)
+
+
+def test_any_module_can_be_measured_and_keeps_its_mode(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).train()
+    measure(model, digits, configure_methods(["first_order"]), ["l2"], limit=4)
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("methods", "norms", "options", "message"),
+    [
+        (["deepfol"], ["l2"], {}, "unknown method 'deepfol'; choose from first_order"),
+        (["deepfool"], ["l3"], {}, "unknown norm 'l3'; choose from l1, l2, linf"),
+        (["deepfool"], ["l2"], {"pgd": {"steps": 1}}, "options are given for 'pgd'"),
+        (["deepfool"], ["l2"], {"deepfool": {"step": 1}}, "deepfool has no option 'step'; it has steps"),
+    ],
+)
+def test_unknown_names_are_refused(checkpoint_path, methods, norms, options, message):
+    with pytest.raises(UsageError, match=message):
+        measure_file(checkpoint_path, methods, norms, options=options)
+
+
+def test_labels_beyond_the_models_classes_are_refused(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    with pytest.raises(MarginkitError, match=r"labels must lie in 0\.\.4"):
+        measure(model, digits, configure_methods(["deepfool"]), ["l2"])
+
+
+def test_inputs_that_do_not_fit_the_model_are_refused(checkpoint_path, tmp_path):
+    np.savez(tmp_path / "flat.npz", x=np.ones((2, 5)), y=np.array([0, 1]))
+    with pytest.raises(MarginkitError, match=r"has inputs \[5\], but .*model.pt takes \[1, 8, 8\]"):
+        measure_file(checkpoint_path, ["deepfool"], dataset=f"npz:{tmp_path / 'flat.npz'}")
+
+
+def test_bare_weights_are_measured_with_an_architecture(checkpoint_path, tmp_path):
+    state = {f"module.{key}": value for key, value in load_checkpoint(checkpoint_path)[0].state.items()}
+    torch.save(state, tmp_path / "weights.pt")
+    given = {"architecture": ("mlp", {"hidden": "24,16"}), "dataset": "digits", "limit": 3}
+    found, remarks = measure_file(tmp_path / "weights.pt", ["deepfool"], **given)
+    expected, _ = measure_file(checkpoint_path, ["deepfool"], limit=3)
+    np.testing.assert_array_equal(found["deepfool.l2"].distance, expected["deepfool.l2"].distance)
+    assert remarks == ["took the prefix 'module.' off every weight's name"]
+    with pytest.raises(UsageError, match="give --dataset too"):
+        measure_file(tmp_path / "weights.pt", ["deepfool"], architecture=("mlp", {}))
