@@ -47,7 +47,9 @@ from .output import bars, show
 @click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="For sgd and rmsprop.")
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
-@click.option("--clip", type=float, help="Cut the gradient's length here.")
+@click.option(
+    "--clip", default="1.0", show_default=True, help="Cut the gradient's length here; none for never."
+)
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")

@@ -79,8 +79,9 @@ class Checkpoint:
         return model.eval()
 
 
-def save(checkpoint: Checkpoint, path: Path) -> None:
+def save(checkpoint: Checkpoint, path: str | Path) -> None:
     """Writes a checkpoint, whole or not at all; the ending `.safetensors` chooses that format."""
+    path = Path(path)
     plain = {name.name: getattr(checkpoint, name.name) for name in fields(checkpoint)}
     plain |= {"format": FORMAT, "version": VERSION}
     state = {key: value.detach().cpu().contiguous() for key, value in checkpoint.state.items()}
@@ -92,7 +93,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
             torch.save(plain | {"state": state}, temporary)
 
 
-def load(path: Path, guess: Mapping[str, Any] | None = None) -> tuple[Checkpoint, list[str]]:
+def load(path: str | Path, guess: Mapping[str, Any] | None = None) -> tuple[Checkpoint, list[str]]:
     """Reads a checkpoint, or bare weights, and says in words what had to be changed.
 
     Never runs code from the file.
@@ -107,6 +108,7 @@ def load(path: Path, guess: Mapping[str, Any] | None = None) -> tuple[Checkpoint
     Raises:
         MarginkitError: missing, not a checkpoint, of a newer version, or weights without an architecture.
     """
+    path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such checkpoint: {path}")
     plain = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)

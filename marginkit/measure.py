@@ -171,7 +171,7 @@ def configure_methods(
 
 
 def measure_file(
-    path: Path,
+    path: str | Path,
     methods: Sequence[str],
     norms: Sequence[str] = ("l2", "linf"),
     *,
@@ -209,6 +209,7 @@ def measure_file(
     Raises:
         MarginkitError: as `checkpoint.load`, `data.load` and `measure`; or the inputs do not fit the model.
     """
+    path = Path(path)
     common = {"layers": layers, "seed": seed}
     chosen = configure_methods(methods, options or {}, common)
     checkpoint, data, remarks = _load(path, architecture, dataset, source, bounds)

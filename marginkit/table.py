@@ -107,9 +107,9 @@ class MarginTable:
         return replace(first, **per_sample, columns=tuple(columns))
 
 
-def write(table: MarginTable, path: Path) -> None:
+def write(table: MarginTable, path: str | Path) -> None:
     """Writes the table to `path`, whole or not at all."""
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with replacing(Path(path)) as temporary, h5py.File(temporary, "w", track_order=True) as file:
         file.attrs.update(
             {
                 "format": FORMAT,
@@ -126,7 +126,7 @@ def write(table: MarginTable, path: Path) -> None:
             _write_column(file, column, scales)
 
 
-def read(path: Path) -> MarginTable:
+def read(path: str | Path) -> MarginTable:
     """Reads a table and refuses whatever is not one.
 
     Raises:
@@ -134,6 +134,7 @@ def read(path: Path) -> MarginTable:
             has: links, groups, external or virtual storage, objects, wrong shapes. The message names the
             file, what was found and what was expected.
     """
+    path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such table: {path}")
     try:

@@ -75,7 +75,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
-    clip: float | None = None
+    clip: float | None = 1.0
     validation: float = 0.1
     seed: int = 0
 
@@ -92,7 +92,7 @@ class Recipe:
 
 def train(
     data: Data,
-    out: Path,
+    out: str | Path,
     *,
     architecture: str = "cnn",
     architecture_options: Mapping[str, Any] | None = None,
@@ -133,7 +133,7 @@ def train(
         raise MarginkitError(
             f"every label of {data.name} is {present[0]}: training needs at least two classes"
         )
-    run = _Run(data, out, recipe, torch.device(device), workers, track)
+    run = _Run(data, Path(out), recipe, torch.device(device), workers, track)
     with _seeded(recipe.seed, 0, run.device):
         model = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
@@ -219,7 +219,7 @@ class _Run:
             if not math.isfinite(total):
                 raise MarginkitError(
                     f"the loss became {value.item()} in epoch {epoch + 1}, step {step + 1}: lower the"
-                    " learning rate or clip the gradient (--clip 5)"
+                    " learning rate (--learning-rate) or clip the gradient shorter (--clip)"
                 )
         return total / len(order)
 

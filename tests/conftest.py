@@ -9,6 +9,8 @@ from marginkit.data import Source, batches, load
 from marginkit.norms import NORMS, Norm
 from marginkit.training import Recipe, train
 
+torch.set_num_threads(1)  # pytest-xdist already uses every core
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -58,6 +58,16 @@ def test_by_hand():
     assert found.accuracy == (0.75, 0.75)
 
 
+def test_zeros_are_ranked_as_by_pratt():
+    generator = np.random.default_rng(5)
+    delta = np.round(generator.normal(0.2, 1, 80), 1) * (generator.random(80) > 0.4)
+    base = np.full(80, 10.0)
+    found = only_column(compare(table(base), table(base + delta))).wilcoxon
+    pratt, wilcox = (stats.wilcoxon(delta, zero_method=rule).pvalue for rule in ("pratt", "wilcox"))
+    assert found == pytest.approx(pratt, rel=1e-6)
+    assert found != pytest.approx(wilcox, rel=1e-2)
+
+
 def test_failed_searches_count_as_tau_and_are_never_subtracted():
     column = only_column(compare(table([1.0, np.inf, np.inf, 3.0]), table([2.0, np.inf, 1.0, np.inf])))
     assert column.tau == 3.0

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,30 @@ def test_torchvision_files_are_read_as_it_lays_them_out(tmp_path):
     assert data.classes == 10
     assert np.allclose(data.inputs([1]).numpy(), images[1] / 255)
     assert data.shape == (1, 28, 28)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "stored", "labels"),
+    [
+        ("cifar10", "CIFAR10", (3, 32, 32, 3), "targets"),
+        ("cifar100", "CIFAR100", (3, 32, 32, 3), "targets"),
+        ("svhn", "SVHN", (3, 3, 32, 32), "labels"),
+        ("kmnist", "KMNIST", (3, 28, 28), "targets"),
+    ],
+)
+def test_torchvision_arrays_become_channels_first(monkeypatch, spec, name, stored, labels):
+    images = np.random.default_rng(0).integers(0, 256, stored, dtype=np.uint8)
+
+    def fake(root, download, **split):
+        assert split in ({"train": False}, {"split": "test"})
+        return Namespace(**{"data": images, labels: [0, 1, 2]})
+
+    monkeypatch.setattr(f"torchvision.datasets.{name}", fake)
+    data = load(spec)
+    channels_last = stored[-1] == 3
+    assert data.shape == ((3, 32, 32) if len(stored) == 4 else (1, 28, 28))
+    pixel = images[2, 5, 7] if channels_last or len(stored) == 3 else images[2, :, 5, 7]
+    assert np.allclose(data.inputs([2])[0, :, 5, 7].numpy(), pixel / 255)
 
 
 def image_folder(root, size=(6, 5), splits=("",)):

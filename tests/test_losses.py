@@ -194,6 +194,14 @@ def test_saturated_probabilities_leave_everything_finite(exact):
     assert parameter_gradients(loss, model, x, model(x).argmax(1)).isfinite().all()
 
 
+def test_epsilon_is_added_to_the_norm():
+    case = linear(2)
+    loss = LargeMargin(layers=("input",), gamma=100.0, epsilon=0.5)(case.model, case.x, case.y)
+    scores, normal = case.model(case.x), (case.model.weight[0] - case.model.weight[1]).norm()
+    margin = (scores[:, 0] - scores[:, 1]).abs()
+    assert_close(loss, -(margin / (normal + 0.5)).mean())
+
+
 def test_min_sum_and_mean_relate():
     model, (x, y) = small_network(), batch()
     by = {a: LargeMargin(aggregate=a, top_k=3)(model, x, y) for a in ("min", "sum", "mean")}

@@ -298,6 +298,13 @@ def test_zero_gradients_give_no_estimate():
     assert found.status.flatten().tolist() == [Status.EXHAUSTED, Status.MISCLASSIFIED]
 
 
+def test_a_tie_is_at_distance_zero_whatever_the_gradient():
+    tied = Function(lambda z: torch.zeros(len(z), 2, dtype=z.dtype) + 0 * z.sum(1, keepdim=True))
+    found = FirstOrder(layers=("input",))(tied, torch.rand(2, 3).double(), torch.tensor([0, 1]), Threat(L2))
+    assert found.distance.flatten().tolist() == [0, 0]
+    assert (found.status == Status.MISCLASSIFIED).all()
+
+
 def test_pgd_starts_are_seeded():
     """From the origin of a sphere the first step is random."""
     case = CURVED[0]

@@ -123,6 +123,17 @@ def test_a_failed_write_leaves_the_old_table(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_reads_the_old_table_goes_on_reading_it(tmp_path):
+    """The new one takes its place in one rename; it is never seen half-written."""
+    path = tmp_path / "t.h5"
+    write(table(5), path)
+    before = path.read_bytes()
+    with path.open("rb") as reader:
+        write(table(3000), path)
+        assert reader.read() == before
+    assert len(read(path)) == 3000
+
+
 def test_folders_that_can_not_be_written_are_named(tmp_path):
     with pytest.raises(MarginkitError, match=r"can't write .*No such file"):
         write(table(), tmp_path / "absent" / "t.h5")

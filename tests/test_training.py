@@ -186,7 +186,7 @@ def test_a_loss_that_explodes_is_reported_and_nothing_is_lost(tmp_path, digits):
     train(digits, tmp_path / "m.pt", recipe=Recipe(epochs=1), **SMALL)
     before = (tmp_path / "m.pt").read_bytes()
     recipe = Recipe(epochs=2, optimizer="sgd", learning_rate=1e30)
-    with pytest.raises(MarginkitError, match=r"the loss became .* lower the learning rate or clip"):
+    with pytest.raises(MarginkitError, match=r"the loss became .* lower the learning rate .* or clip"):
         train(digits, tmp_path / "m.pt", recipe=recipe, **SMALL)
     assert (tmp_path / "m.pt").read_bytes() == before
 

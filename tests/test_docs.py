@@ -1,0 +1,112 @@
+"""What the documentation says to run, runs."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from marginkit.activations import capture
+from marginkit.data import Source, load
+from marginkit.measure import configure_methods, measure_file
+from marginkit.norms import L2
+from marginkit.table import write
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: str, language: str = "python") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/format.md"])
+def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table, _ = measure_file(checkpoint_path, list(configure_methods(["deepfool", "pgd"])), ["l2"], limit=5)
+    write(table, tmp_path / "margins.h5")
+    found = blocks(path)
+    assert found
+    for block in found:
+        exec(compile(block, path, "exec"), {})
+
+
+def digits_loader(split: str) -> DataLoader:
+    data = load("digits", Source(split=split))
+    x = data.inputs(list(range(len(data))))
+    return DataLoader(
+        TensorDataset((x - x.mean()) / x.std(), torch.from_numpy(data.labels)), 64, shuffle=True
+    )
+
+
+def mnist_example_like() -> nn.Module:
+    """The example's shape of network, for 8x8 images."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Dropout(0.25),
+        nn.Flatten(), nn.Linear(128, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 10), nn.LogSoftmax(1),
+    )  # fmt: skip
+
+
+def test_the_ported_train_function_trains(capsys):
+    space: dict = {}
+    exec(blocks("docs/porting.md")[0], space)
+    torch.manual_seed(0)
+    model, loader = mnist_example_like(), digits_loader("train")
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
+    for epoch in range(12):
+        space["train"](Namespace(log_interval=1000), model, "cpu", loader, optimizer, epoch)
+    model.eval()
+    hits = [(model(x).argmax(1) == y).float() for x, y in digits_loader("test")]
+    assert torch.cat(hits).mean() > 0.95
+    assert capsys.readouterr().out.count("loss") == 12
+
+
+def test_the_distances_by_hand_are_the_librarys(network, samples):
+    from marginkit.margins.first_order import FirstOrder
+    from marginkit.types import Threat
+
+    space: dict = {}
+    exec(blocks("docs/porting.md")[1], space)
+    x, y = samples
+    scores, (h,) = capture(network, x, ("hidden1",))
+    by_hand = space["distances"](scores, y, h).amin(1)
+    ours = FirstOrder(layers=("hidden1",), top_k=None)(network, x, y, Threat(L2)).distance[:, 0]
+    torch.testing.assert_close(by_hand.detach(), ours, rtol=1e-5, atol=1e-6)
+
+
+def test_links_between_documents_lead_somewhere():
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("artifacts/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_the_readme_has_the_commands_that_ci_runs():
+    (commands,) = re.findall(r"<!-- test command -->\n```bash\n(.*?)\n```", (ROOT / "README.md").read_text())
+    assert commands.count("\n") == 0
+    assert commands.endswith("pytest")
+    assert "marginkit demo" in blocks("README.md", "bash")[0]
+
+
+def test_every_option_of_the_loss_is_documented():
+    from dataclasses import fields
+
+    from marginkit.losses.large_margin import LargeMargin
+
+    text = (ROOT / "docs/training.md").read_text()
+    for field in fields(LargeMargin):
+        assert f"| `{field.name}` |" in text
+
+
+def test_every_method_and_status_is_documented():
+    from marginkit.kinds import Status
+    from marginkit.margins import METHODS
+
+    methods, form = (ROOT / "docs/methods.md").read_text(), (ROOT / "docs/format.md").read_text()
+    assert all(f"## {name}" in methods for name in METHODS)
+    assert all(f"| {int(s)} | {s.name} |" in form for s in Status)
