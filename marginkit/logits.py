@@ -54,9 +54,13 @@ def gap(scores: Scores) -> Float[Tensor, "n"]:
     return 64 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)
 
 
-def crossed(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
-    """Which samples are misclassified by more than rounding."""
-    return logit_margin(scores, y)[0] < -gap(scores)
+def crossed(scores: Scores, y: Labels, gaps: float = 1.5) -> Bool[Tensor, "n"]:
+    """Which samples are misclassified by more than rounding.
+
+    Searches ask for half a gap more than verification does, or what they find on the edge would fall to the
+    very rounding that the gap is there for.
+    """
+    return logit_margin(scores, y)[0] < -gaps * gap(scores)
 
 
 def gradients(

@@ -44,8 +44,8 @@ class Threat:
 
     def clip(self, x: Vectors, moved: Vectors) -> Vectors:
         """`moved` put back into the box around x to the last bit, frozen features restored."""
-        inside = torch.minimum(
-            torch.maximum(moved, self._bound(self.low, -torch.inf, x)), self._bound(self.high, torch.inf, x)
+        inside = torch.clamp(
+            moved, self._bound(self.low, -torch.inf, x), self._bound(self.high, torch.inf, x)
         )
         return inside if self.mask is None else torch.where(self.mask.to(x.device), inside, x)
 

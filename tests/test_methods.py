@@ -22,7 +22,7 @@ SEARCHES = [name for name, method in METHODS.items() if method.kind is Kind.UPPE
 methods = pytest.mark.parametrize("name", METHODS)
 searches = pytest.mark.parametrize("name", SEARCHES)
 # How far above the true distance a method may end: searches by their last bisection, PGD by its rounds too.
-LOOSENESS = {"first_order": 1e-9, "deepfool": 1e-6, "pgd": 1e-2}
+LOOSENESS = {"first_order": 1e-9, "deepfool": 1e-6, "pgd": 1e-2, "nearest": 1e-3}
 
 
 def answer(name, model, x, y, threat, **options):
@@ -37,8 +37,14 @@ def at_input(name) -> dict[str, object]:
     return {"layers": ("input",)} if name == "first_order" else {}
 
 
+def every_rival(name, count=None) -> dict[str, object]:
+    """All rivals' boundaries, not only those of the largest logits."""
+    return {"effort": "tight", "rivals": count or 1000} if name == "nearest" else {"top_k": count}
+
+
 def check_against_closed_form(name: str, case: Case, norm) -> None:
-    found = answer(name, case.model, case.x, case.y, Threat(norm, *case.box), **at_input(name))
+    options = at_input(name) | every_rival(name)
+    found = answer(name, case.model, case.x, case.y, Threat(norm, *case.box), **options)
     true = case.distance(norm)
     reachable = true.isfinite()
     ratio = (distance(found) / true)[reachable]
@@ -254,9 +260,9 @@ def test_labels_beyond_the_scores_are_refused(name):
 
 
 @methods
-def test_top_k_of_all_rivals_is_all(name, norm, network, samples):
+def test_more_rivals_than_there_are_is_all(name, norm, network, samples):
     x, y = samples
-    options = [{"top_k": None}, {"top_k": 9}, {"top_k": 50}]
+    options = [every_rival(name, count) for count in (None, 9, 50)]
     first, *others = [distance(answer(name, network, x, y, Threat(norm), **option)) for option in options]
     for other in others:
         assert_close(first, other)

@@ -2,6 +2,7 @@
 
 from marginkit.margins.deepfool import DeepFool
 from marginkit.margins.first_order import FirstOrder
+from marginkit.margins.nearest import Nearest
 from marginkit.margins.pgd import PGD
 from marginkit.types import Method
 
@@ -9,4 +10,5 @@ METHODS: dict[str, type[Method]] = {
     "first_order": FirstOrder,
     "deepfool": DeepFool,
     "pgd": PGD,
+    "nearest": Nearest,
 }

@@ -67,7 +67,7 @@ def _verified(
     with torch.no_grad():
         tried = torch.where(column(given, x), witness, x)
         scores = torch.cat([model(part) for part in _regroup(tried)])[: len(x)]
-    holds = (status == Status.OK) & given & crossed(scores, y)
+    holds = (status == Status.OK) & given & crossed(scores, y, 1.0)
     clean = status == Status.MISCLASSIFIED
     distance = threat.norm.length(witness.double() - x.double())
     return Bracket(
@@ -85,7 +85,15 @@ def _regroup(x: Vectors) -> tuple[Tensor, ...]:
 
 
 def shorten(
-    model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors, precision: float
+    model: nn.Module,
+    x: Vectors,
+    y: Labels,
+    threat: Threat,
+    witness: Vectors,
+    precision: float,
+    *,
+    passes: int = 64,
+    first: float = 0.5,
 ) -> Vectors:
     """Bisects each segment from x to its witness; returns the nearest point seen to be adversarial.
 
@@ -93,15 +101,19 @@ def shorten(
         model, x, y, threat: as in `bracket`.
         witness: adversarial inputs, NaN rows where there is none (they stay).
         precision: the distance along the segment is known to this share of itself.
+        passes: at most so many forward passes.
+        first: the share of the segment by which to step back at first; steps widen until one goes too far.
     """
     nearest = witness.clone()
     inner, outer = x.new_zeros(len(x)), x.new_ones(len(x))
     outer[witness.flatten(1).isnan().any(1)] = 0
-    for _ in range(64):
+    for count in range(passes):
         open_ = (outer - inner > precision * outer).nonzero().squeeze(1)
         if not len(open_):
             break
-        middle = (inner[open_] + outer[open_]) / 2
+        back = 1 - min(0.5, first * 4**count)
+        low, high = inner[open_], outer[open_]
+        middle = torch.where(low > 0, (low + high) / 2, back * high)
         start = x[open_]
         point = threat.clip(start, start + along(middle, witness[open_] - start))
         over = is_adversarial(model, point, y[open_])

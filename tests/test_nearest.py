@@ -1,0 +1,212 @@
+"""`nearest` against exact distances of ReLU networks, and what its parts promise."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from closed_form import Function
+from scipy import optimize
+from torch import nn
+
+from marginkit.errors import UsageError
+from marginkit.kinds import Status
+from marginkit.margins.nearest import EFFORTS, Nearest
+from marginkit.margins.polish import Region, least_distance
+from marginkit.margins.refine import Attempts
+from marginkit.margins.starts import Start
+from marginkit.norms import L2, LINF, NORMS
+from marginkit.types import Threat
+
+FEATURES, HIDDEN, SAMPLES = 4, 6, 8
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def relu_network(request):
+    """One hidden layer, so that its regions can be enumerated: 2^6."""
+    torch.manual_seed(request.param)
+    model = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)).double()
+    x = torch.rand(SAMPLES, FEATURES, dtype=torch.float64)
+    return model, x, model(x).argmax(1)
+
+
+def exact(model, x: np.ndarray, y: int, norm, box) -> float:
+    """The least distance over every linear region, by a general solver: no code shared with the search."""
+    w, b = (p.detach().numpy() for p in model[0].parameters())
+    v, c = (p.detach().numpy() for p in model[2].parameters())
+    low, high = (-np.inf, np.inf) if box is None else box
+    best = np.inf
+    for signs in itertools.product([-1, 1], repeat=HIDDEN):
+        on = np.array(signs) > 0
+        for rival in set(range(3)) - {y}:
+            lead = (v[rival] - v[y]) * on
+            rows = np.vstack([lead @ w, np.array(signs)[:, None] * w])
+            level = np.r_[-(lead @ b + c[rival] - c[y]), -np.array(signs) * b]
+            best = min(best, SOLVE[norm.name](x, rows, level, low, high))
+    return best
+
+
+def _lp(x, rows, level, low, high, cost, extra):
+    n = len(x)
+    width = extra.shape[1] - n
+    bounds = [(low, high)] * n + [(0, None)] * width
+    solved = optimize.linprog(
+        cost, np.vstack([np.hstack([-rows, np.zeros((len(rows), width))]), extra]),
+        np.r_[-level, x, -x], bounds=bounds,
+    )  # fmt: skip
+    return solved.fun if solved.success else np.inf
+
+
+def _linf(x, rows, level, low, high):
+    n, eye = len(x), np.eye(len(x))
+    extra = np.vstack([np.hstack([eye, -np.ones((n, 1))]), np.hstack([-eye, -np.ones((n, 1))])])
+    return _lp(x, rows, level, low, high, np.r_[np.zeros(n), 1], extra)
+
+
+def _l1(x, rows, level, low, high):
+    n, eye = len(x), np.eye(len(x))
+    return _lp(
+        x, rows, level, low, high, np.r_[np.zeros(n), np.ones(n)], np.block([[eye, -eye], [-eye, -eye]])
+    )
+
+
+def _l2(x, rows, level, low, high):
+    feasible = optimize.linprog(np.zeros(len(x)), -rows, -level, bounds=[(low, high)] * len(x))
+    if not feasible.success:
+        return np.inf
+    solved = optimize.minimize(
+        lambda z: 0.5 * (z - x) @ (z - x), feasible.x, jac=lambda z: z - x, method="SLSQP",
+        bounds=[(low, high)] * len(x), options={"ftol": 1e-15, "maxiter": 300},
+        constraints={"type": "ineq", "fun": lambda z: rows @ z - level, "jac": lambda z: rows},
+    )  # fmt: skip
+    return float(np.linalg.norm(solved.x - x)) if (rows @ solved.x - level).min() > -1e-9 else np.inf
+
+
+SOLVE = {"l1": _l1, "l2": _l2, "linf": _linf}
+
+
+@pytest.mark.parametrize("box", [None, (0.0, 1.0)], ids=["free", "box"])
+def test_relu_networks_distances_are_found(relu_network, norm, box):
+    """The enumeration of all linear regions gives the exact distance; `tight` finds it."""
+    model, x, y = relu_network
+    found = Nearest("tight")(model, x, y, Threat(norm, *(box or (None, None)))).upper.numpy()
+    true = np.array([exact(model, p, int(k), norm, box) for p, k in zip(x.numpy(), y, strict=True)])
+    assert np.array_equal(np.isinf(found), np.isinf(true))
+    ratio = (found / true)[np.isfinite(true)]
+    assert len(ratio) >= 4
+    assert ratio.min() >= 1 - 1e-6
+    assert np.median(ratio) <= 1.002, ratio
+    assert ratio.mean() <= 1.01, ratio
+    assert ratio.max() <= 1.05, ratio
+
+
+def test_more_effort_finds_nearer_inputs(network, samples, norm):
+    x, y = samples
+    found = [Nearest(effort)(network, x, y, Threat(norm)).upper for effort in EFFORTS]  # type: ignore[arg-type]
+    assert all(part.isfinite().all() for part in found)
+    for less, more in itertools.pairwise(found):
+        assert more.mean() <= less.mean() * (1 + 1e-6)
+
+
+def test_polish_is_what_closes_the_last_gap(network, samples, norm):
+    x, y = samples
+    rough = {"starts": ("linf:0",), "stages": ((5, 1, 1.0),)}
+    without = Nearest(units=0, **rough)(network, x, y, Threat(norm)).upper
+    polished = Nearest(units=100, **rough)(network, x, y, Threat(norm)).upper
+    assert (polished <= without).all()
+    assert (polished < without * (1 - 1e-3)).any()
+    limited = Nearest(units=39, **rough)(network, x, y, Threat(norm)).upper
+    assert torch.equal(limited, without)  # the network has 24 + 16 ReLUs
+
+
+def test_a_lost_sample_is_rescued():
+    """A class that linearisation never points to: a small ball far from the input, in the box."""
+    centre = torch.full((3,), 0.8, dtype=torch.float64)
+    model = Function(
+        lambda z: torch.stack(
+            [torch.zeros_like(z[:, 0]), torch.relu(0.5 - (z - centre).square().sum(1)) - 0.1], 1
+        )
+    )
+    x = torch.zeros(2, 3, dtype=torch.float64)
+    found = Nearest("fast")(model, x, torch.zeros(2, dtype=torch.long), Threat(L2))
+    true = L2.length(centre[None]) - 0.4**0.5
+    assert (found.status == Status.OK).all()
+    torch.testing.assert_close(found.upper, true.expand(2), rtol=2e-3, atol=0)
+
+
+def test_a_thousand_classes_cost_no_thousand_backward_passes():
+    body = nn.Linear(6, 6)
+    passes = []
+
+    def count(classes: int) -> int:
+        head = nn.Linear(6, classes)
+        model = nn.Sequential(body, nn.Tanh(), head)
+        body.register_full_backward_hook(lambda *_: passes.append(1))
+        x = torch.rand(4, 6)
+        passes.clear()
+        Nearest("balanced")(model, x, model(x).argmax(1), Threat(L2, None, None))
+        return len(passes)
+
+    assert count(1000) <= 2 * count(10)
+
+
+def test_options_in_the_file_are_those_that_were_used():
+    assert Nearest("tight").stages == EFFORTS["tight"]["stages"]
+    assert Nearest("tight", rivals=2).rivals == 2
+    assert Nearest("tight") != Nearest("fast")
+
+
+@pytest.mark.parametrize("text", ["linf:x", "ball:1", "", "l2:-1"])
+def test_unknown_starts_are_refused(text):
+    with pytest.raises(UsageError, match="is not a start; give l1:RANK"):
+        Nearest(starts=(text,))
+
+
+@pytest.mark.parametrize("options", [{"starts": ()}, {"stages": ()}, {"stages": ((0, 1, 1.0),)}])
+def test_an_empty_plan_is_refused(options):
+    with pytest.raises(UsageError, match="at least one start and one stage"):
+        Nearest(**options)
+
+
+def test_a_start_reads_its_number():
+    assert Start.parse("across:0.4") == Start("across", 0.4)
+    assert Start.parse("input") == Start("input", 0.0)
+
+
+def test_survivors_are_the_best_of_each_sample():
+    best = torch.tensor([3.0, 1.0, 1.1, torch.inf, 2.0, 2.5])
+    owner = torch.tensor([0, 0, 0, 1, 2, 2])
+    nothing = torch.zeros(6, 1)
+    pool = Attempts(owner, nothing, best, best, owner > 9, best, nothing)
+    assert pool.survivors(3, 2, 1e9).tolist() == [1, 2, 3, 4, 5]
+    assert pool.survivors(3, 1, 1e9).tolist() == [1, 3, 4]
+    assert pool.survivors(3, 9, 1.05).tolist() == [1, 3, 4]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_least_distance_is_the_quadratic_programmes(seed):
+    rng = np.random.default_rng(seed)
+    normal, level = rng.normal(size=(5, 8)), rng.normal(size=5)
+    found = least_distance(normal, level)
+    solved = optimize.minimize(
+        lambda z: 0.5 * z @ z, np.zeros(8), jac=lambda z: z, method="SLSQP", options={"ftol": 1e-15},
+        constraints={"type": "ineq", "fun": lambda z: normal @ z - level, "jac": lambda z: normal},
+    )  # fmt: skip
+    np.testing.assert_allclose(found, solved.x, atol=1e-6)
+
+
+def test_an_empty_region_has_no_shortest_point():
+    rows = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    for norm in NORMS.values():
+        empty = Region(rows, np.array([1.0, 1.0]), np.full(2, -np.inf), np.full(2, np.inf))
+        assert empty.shortest(norm) is None
+        out_of_reach = Region(rows[:1], np.array([2.0]), np.full(2, -1.0), np.full(2, 1.0))
+        assert out_of_reach.shortest(norm) is None
+
+
+def test_the_box_binds_in_a_region():
+    region = Region(np.array([[1.0, 1.0]]), np.array([1.0]), np.array([-1.0, -1.0]), np.array([0.2, 5.0]))
+    for norm, expected in ((L2, [0.2, 0.8]), (LINF, [0.2, 0.8])):
+        np.testing.assert_allclose(region.shortest(norm), expected, atol=1e-9)
