@@ -40,9 +40,9 @@ from .output import bars, show
     "--methods",
     type=names,
     metavar="NAMES",
-    default="first_order,deepfool,pgd",
+    default="first_order,nearest",
     show_default=True,
-    help="See `marginkit methods`.",
+    help="See `marginkit methods`; also torchattacks:NAME, and column=method.",
 )
 @click.option(
     "--norms", type=names, metavar="NAMES", default="l2,linf", show_default=True, help="l1, l2, linf."
@@ -63,6 +63,26 @@ from .output import bars, show
     metavar="NAME=VALUE",
     help="Of a method: deepfool.steps=100.",
 )
+@click.option(
+    "--search-at",
+    type=names,
+    metavar="NAMES",
+    default="input",
+    show_default=True,
+    help="Layers at which searches run: input, hidden, all, or modules' names.",
+)
+@click.option("--mask", type=PATH, help="A .npy array, true where a feature may change.")
+@click.option(
+    "--subspace",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measure within the top N principal directions of the training split (l2, no box).",
+)
+@click.option(
+    "--quantize",
+    type=click.Choice(["8bit"]),
+    help="Adversarial inputs must survive rounding: to 255 steps of the box.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Only so many samples, the first.")
 @click.option("--witnesses", is_flag=True, help="Keep the adversarial inputs in the file.")
 @click.option("--out", type=PATH, default=Path("margins.h5"), show_default=True, help="The table.")
@@ -79,6 +99,10 @@ def measure(
     norms: tuple[str, ...],
     layers: tuple[str, ...],
     options: tuple[tuple[str, str], ...],
+    search_at: tuple[str, ...],
+    mask: Path | None,
+    subspace: int | None,
+    quantize: str | None,
     limit: int | None,
     witnesses: bool,
     out: Path,
@@ -113,6 +137,10 @@ def measure(
         dataset=dataset,
         source=Source(split=split, root=data_root, download=download, image_size=image_size),
         bounds=bounds,
+        search_at=search_at,
+        mask=mask,
+        subspace=subspace,
+        levels=255 if quantize == "8bit" else None,
         limit=limit,
         batch_size=batch_size,
         device=find_device(device),

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from marginkit.margins import METHODS
     from marginkit.margins.deepfool import DeepFool
     from marginkit.margins.first_order import FirstOrder
+    from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
+    from marginkit.margins.nearest import Nearest
+    from marginkit.margins.peers import TorchAttack
     from marginkit.margins.pgd import PGD
     from marginkit.norms import L1, L2, LINF, NORMS
     from marginkit.table import MarginTable
@@ -29,7 +32,8 @@ _HOMES = {
     "kinds": ("Kind", "Status"),
     "losses": ("LOSSES", "CrossEntropy", "Hinge", "LargeMargin"),
     "losses.large_margin": ("large_margin",),
-    "margins": ("METHODS", "PGD", "DeepFool", "FirstOrder"),
+    "margins": ("METHODS", "BIM", "FGSM", "PGD", "DeepFool", "FirstOrder", "FixedPGD", "Nearest"),
+    "margins.peers": ("TorchAttack",),
     "norms": ("L1", "L2", "LINF", "NORMS"),
     "table": ("MarginTable", "load", "save"),
     "training": ("Recipe", "train"),
@@ -39,6 +43,8 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names}
 _IN_ITS_HOME = {"load": "read", "save": "write"}
 
 __all__ = [
+    "BIM",
+    "FGSM",
     "L1",
     "L2",
     "LINF",
@@ -51,14 +57,17 @@ __all__ = [
     "DeepFool",
     "Estimate",
     "FirstOrder",
+    "FixedPGD",
     "Hinge",
     "Kind",
     "LargeMargin",
     "MarginTable",
     "MarginkitError",
+    "Nearest",
     "Recipe",
     "Status",
     "Threat",
+    "TorchAttack",
     "large_margin",
     "load",
     "save",

@@ -14,7 +14,7 @@ from marginkit.table import write
 from marginkit.training import Recipe, train
 
 LOSSES = ("cross-entropy", "large-margin")
-METHODS = ("first_order", "deepfool", "pgd")
+METHODS = ("first_order", "nearest")
 
 
 def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Track = silent) -> Comparison:

@@ -21,3 +21,4 @@ class Status(IntEnum):
     UNSUPPORTED = 3  # the method does not apply to this model
     NONFINITE = 4  # the model answered with NaN or infinity
     TIMEOUT = 5  # stopped by a time limit; the bracket is valid, not closed
+    ZERO_GRADIENT = 6  # as EXHAUSTED, and at the input the gradient it follows is exactly zero

@@ -28,6 +28,16 @@ def check_scores(scores: Tensor, y: Labels) -> None:
         )
 
 
+def refuse_probabilities(scores: Scores) -> None:
+    """Refuses a batch of probabilities: distances estimated and searched on them are distorted or lost."""
+    sums = scores.sum(1)
+    if len(scores) > 1 and bool((scores >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all()):
+        raise MarginkitError(
+            "the model answers with probabilities (rows that sum to 1); expected logits: take its last"
+            " softmax away, for its gradient vanishes where the model is confident"
+        )
+
+
 def rivals(scores: Scores, y: Labels, top_k: int | None) -> Int[Tensor, "n k"]:
     """The classes of largest score other than y, largest first; all of them where top_k is None."""
     others = scores.shape[1] - 1

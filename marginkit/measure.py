@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import evaluating, resolve_layers
 from marginkit.checkpoint import Checkpoint, describe
 from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Batch, Bounds, Data, Source, batches, load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files import sha256
 from marginkit.kinds import Kind
-from marginkit.logits import check_scores, logit_margin
-from marginkit.margins import METHODS
+from marginkit.limits import FREE, Limits, at_the_input, principal_subspace, read_mask
+from marginkit.logits import check_scores, logit_margin, refuse_probabilities
+from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
-from marginkit.options import choose, configure
 from marginkit.progress import Track, silent
 from marginkit.table import INPUT, Column, MarginTable
 from marginkit.types import Bracket, Estimate, Method, Threat
@@ -41,6 +41,8 @@ def measure(
     device: torch.device | str = "cpu",
     workers: int = 0,
     witnesses: bool = False,
+    search_at: Sequence[str] = (INPUT,),
+    limits: Limits = FREE,
     meta: Mapping[str, Any] | None = None,
     track: Track = silent,
 ) -> MarginTable:
@@ -57,6 +59,8 @@ def measure(
         device: where to compute; the model is moved there.
         workers: processes that load images ahead.
         witnesses: keep the adversarial inputs.
+        search_at: layers at which searches run, as in `resolve_layers`.
+        limits: a mask, a subspace or a grid.
         meta: provenance to keep in the table.
         track: shows progress.
 
@@ -71,17 +75,18 @@ def measure(
     model = model.to(device)
     positions = range(min(len(data), limit or len(data)))
     found = batches(data, batch_size, positions=positions, workers=workers)
-    threats = [Threat(NORMS[norm], *bounds) for norm in norms]
+    threats = [Threat(NORMS[norm], *bounds, limits.mask, limits.levels) for norm in norms]
+    layers = resolve_layers(model, search_at)
     with evaluating(model):
         tables = [
-            _batch(model, batch, methods, threats, witnesses)
+            _batch(model, batch, methods, threats, witnesses, layers, limits)
             for batch in track(
                 _moved(found, model, device), "measuring", math.ceil(len(positions) / batch_size)
             )
         ]
     about = {
         "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
-        "threat": {"low": bounds[0], "high": bounds[1]},
+        "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
     }
     whole = MarginTable.join(tables)
     return MarginTable(
@@ -101,18 +106,26 @@ def _moved(found: Iterator[Batch], model: nn.Module, device: torch.device | str)
 
 
 def _batch(
-    model: nn.Module, batch: Batch, methods: Mapping[str, Method], threats: Sequence[Threat], witnesses: bool
+    model: nn.Module,
+    batch: Batch,
+    methods: Mapping[str, Method],
+    threats: Sequence[Threat],
+    witnesses: bool,
+    layers: Sequence[str],
+    limits: Limits,
 ) -> MarginTable:
     index, x, y = batch
     with torch.no_grad():
         scores = model(x)
     check_scores(scores, y)
-    columns = [
-        column
-        for name, method in methods.items()
-        for threat in threats
-        for column in _columns(name, method, threat, method(model, x, y, threat), witnesses)
-    ]
+    refuse_probabilities(scores)
+    columns: list[Column] = []
+    for name, method in methods.items():
+        for threat in threats:
+            for layer in layers if method.kind is Kind.UPPER else (INPUT,):
+                view = limits.view(model, x, threat, layer, method)
+                answer = at_the_input(method, limits)(view.model, view.x, y, view.threat)
+                columns += _columns(name, method, threat, layer, answer, view.restore if witnesses else None)
     margin, _ = logit_margin(scores, y)
     return MarginTable(
         _array(index), _array(y), _array(scores.argmax(1)), _array(margin.double()), tuple(columns)
@@ -120,7 +133,12 @@ def _batch(
 
 
 def _columns(
-    name: str, method: Method, threat: Threat, answer: Bracket | Estimate, witnesses: bool
+    name: str,
+    method: Method,
+    threat: Threat,
+    layer: str,
+    answer: Bracket | Estimate,
+    restore: Callable[[Tensor], Tensor] | None,
 ) -> Iterator[Column]:
     options = asdict(method)  # type: ignore[call-overload]
     options.pop("layers", None)  # each column says its own
@@ -131,43 +149,13 @@ def _columns(
         return
     distance = answer.lower if method.kind is Kind.LOWER else answer.upper
     arrays = [_array(part) for part in (distance, answer.status, answer.rival)]
-    if witnesses and answer.witness is not None:
-        arrays.append(_array(answer.witness))
-    yield Column(name, threat.norm.name, INPUT, method.kind, options, *arrays)
+    if restore is not None and answer.witness is not None:
+        arrays.append(_array(restore(answer.witness)))
+    yield Column(name, threat.norm.name, layer, method.kind, options, *arrays)
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
-
-
-def configure_methods(
-    names: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]] | None = None,
-    common: Mapping[str, Any] | None = None,
-) -> dict[str, Method]:
-    """Methods by name, each with its options.
-
-    Args:
-        names: from METHODS.
-        options: by method; may be text.
-        common: for every method that has an option of that name.
-
-    Raises:
-        UsageError: an unknown method or option, or options for a method that is not asked for.
-    """
-    options = options or {}
-    for name in options:
-        if name not in names:
-            raise UsageError(
-                f"options are given for {name!r}, which is not among the methods {', '.join(names)}"
-            )
-    found = {}
-    for name in names:
-        cls = choose(METHODS, "method", name)
-        fields_ = {field.name for field in fields(cls)}  # type: ignore[arg-type]
-        shared = {key: value for key, value in (common or {}).items() if key in fields_}
-        found[name] = configure(cls, name, {**shared, **options.get(name, {})})
-    return found
 
 
 def measure_file(
@@ -181,6 +169,9 @@ def measure_file(
     dataset: str | None = None,
     source: Source | None = None,
     bounds: Bounds | None = None,
+    mask: Path | None = None,
+    subspace: int | None = None,
+    levels: int | None = None,
     seed: int = 0,
     device: str = "cpu",
     command: Sequence[str] = (),
@@ -198,6 +189,9 @@ def measure_file(
         dataset: another data set than the checkpoint's.
         source: where to find it, and which split.
         bounds: another box than the checkpoint's.
+        mask: a .npy file that says which features may change.
+        subspace: measure within so many principal directions of the training split.
+        levels: witnesses lie on a grid of so many steps.
         seed: for methods that draw random numbers.
         device: where to compute.
         command: to keep in the table.
@@ -220,9 +214,20 @@ def measure_file(
         "device": device,
         "checkpoint": {"file": path.name, "sha256": sha256(path), **describe(checkpoint)},
     }
-    box = checkpoint.bounds
-    table = measure(checkpoint.model(), data, chosen, norms, bounds=box, meta=meta, device=device, **settings)
+    limits = Limits(
+        mask=None if mask is None else read_mask(mask, data.shape),
+        subspace=None if subspace is None else principal_subspace(_training_split(data, source), subspace),
+        levels=levels,
+    )
+    table = measure(
+        checkpoint.model(), data, chosen, norms,
+        bounds=checkpoint.bounds, limits=limits, meta=meta, device=device, **settings,
+    )  # fmt: skip
     return table, remarks
+
+
+def _training_split(data: Data, source: Source | None) -> Data:
+    return load(data.name, replace(source or Source(), split="train"))
 
 
 def _load(

@@ -39,7 +39,7 @@ def configure(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
 
 
 def _validated(hint: Any, what: str, given: Any) -> Any:
-    adapter, value = TypeAdapter(hint), _parse(given)
+    adapter, value = TypeAdapter(hint), parse(given)
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
@@ -48,7 +48,8 @@ def _validated(hint: Any, what: str, given: Any) -> Any:
         raise UsageError(f"{what} is {given!r}: {error.errors()[0]['msg']}") from error
 
 
-def _parse(given: Any) -> Any:
+def parse(given: Any) -> Any:
+    """Text as JSON, as a list where it has commas, or as itself; what is not text stays."""
     if not isinstance(given, str):
         return given
     if given.lower() == "none":
@@ -56,4 +57,4 @@ def _parse(given: Any) -> Any:
     try:
         return json.loads(given)
     except json.JSONDecodeError:
-        return [_parse(part.strip()) for part in given.split(",")] if "," in given else given
+        return [parse(part.strip()) for part in given.split(",")] if "," in given else given

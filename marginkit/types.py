@@ -9,10 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.norms import Box, Norm, Vectors
 
 Bound = float | Tensor | None
+SLACK = 1e-3  # of a grid step: what rounding may have done to a point of the grid
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,15 @@ class Threat:
         low, high: the box inputs live in, in raw input units: a number, a tensor that broadcasts to one
             sample (per-feature bounds), or None for no bound.
         mask: True where a feature may change, broadcast to one sample; None lets all change.
+        levels: witnesses must lie on the grid of so many equal steps from low to high (255 for 8-bit
+            images); None for no grid.
     """
 
     norm: Norm
     low: Bound = 0.0
     high: Bound = 1.0
     mask: Tensor | None = None
+    levels: int | None = None
 
     def room(self, x: Vectors) -> tuple[Box, Box]:
         """How far each feature of x may move down (<= 0) and up (>= 0); None, None where nothing binds."""
@@ -48,6 +53,21 @@ class Threat:
             moved, self._bound(self.low, -torch.inf, x), self._bound(self.high, torch.inf, x)
         )
         return inside if self.mask is None else torch.where(self.mask.to(x.device), inside, x)
+
+    def on_grid(self, moved: Vectors, toward: Vectors | None = None) -> Vectors:
+        """The nearest points of the grid, or the next ones in the direction `toward`."""
+        if self.levels is None:
+            return moved
+        if not isinstance(self.low, float | int) or not isinstance(self.high, float | int):
+            raise UsageError(f"a grid of {self.levels} steps needs a box of two numbers (--bounds LOW,HIGH)")
+        low, width = float(self.low), float(self.high) - float(self.low)
+        position = (moved - low) * (self.levels / width)
+        if toward is None:
+            rounded = position.round()
+        else:
+            rounded = torch.where(toward > 0, (position - SLACK).ceil(), (position + SLACK).floor())
+            rounded = torch.where(toward == 0, position.round(), rounded)
+        return rounded * width / self.levels + low
 
     def contains(self, x: Vectors) -> Bool[Tensor, "n"]:
         """Which samples lie in the box."""

@@ -172,7 +172,7 @@ MISTAKES = [
     ("measure --dataset mnist", 1, "mnist is not in data: add --download"),
     ("measure --dataset digit", 2, "unknown data set 'digit'"),
     ("measure --layers conv9", 2, "unknown layer 'conv9'; this model has input, normalize"),
-    ("measure --methods deepfol", 2, "unknown method 'deepfol'; choose from first_order, deepfool, pgd"),
+    ("measure --methods deepfol", 2, "unknown method 'deepfol'; choose from first_order"),
     ("measure --methods ,", 2, "give at least one name"),
     ("measure --norms l7", 2, "unknown norm 'l7'"),
     ("measure --limit 0", 2, "0 is not in the range x>=1"),

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from marginkit.activations import capture
 from marginkit.data import Source, load
-from marginkit.measure import configure_methods, measure_file
+from marginkit.measure import measure_file
+from marginkit.methods import configure_methods
 from marginkit.norms import L2
 from marginkit.table import write
 

@@ -18,8 +18,12 @@ from marginkit.margins.first_order import FirstOrder
 from marginkit.norms import L2
 from marginkit.types import Estimate, Threat
 
-SEARCHES = [name for name, method in METHODS.items() if method.kind is Kind.UPPER]
+AT_RADII = [name for name, method in METHODS.items() if hasattr(method, "eps")]
+MEASURES = [name for name in METHODS if name not in AT_RADII]
+SEARCHES = [name for name in MEASURES if METHODS[name].kind is Kind.UPPER]
 methods = pytest.mark.parametrize("name", METHODS)
+measures = pytest.mark.parametrize("name", MEASURES)
+attacks = pytest.mark.parametrize("name", AT_RADII)
 searches = pytest.mark.parametrize("name", SEARCHES)
 # How far above the true distance a method may end: searches by their last bisection, PGD by its rounds too.
 LOOSENESS = {"first_order": 1e-9, "deepfool": 1e-6, "pgd": 1e-2, "nearest": 1e-3}
@@ -55,7 +59,7 @@ def check_against_closed_form(name: str, case: Case, norm) -> None:
 
 
 @pytest.mark.parametrize("case", LINEAR, ids=repr)
-@methods
+@measures
 def test_linear_classifiers_have_the_closed_form(name, case, norm):
     check_against_closed_form(name, case, norm)
 
@@ -120,7 +124,7 @@ def test_a_batch_gives_what_its_samples_give_alone_in_any_order(name, norm, netw
     assert_close(shuffled, whole[order], rtol=1e-6, atol=1e-9)
 
 
-@methods
+@measures
 def test_scaling_the_inputs_scales_the_distances(name, norm, network, samples):
     x, y = samples
     scaled = Function(lambda z: network(z / 8))
@@ -167,7 +171,7 @@ def test_misclassified_samples_are_at_distance_zero_or_negative(name, norm, netw
         assert_close(found.witness, x)
 
 
-@methods
+@measures
 def test_nan_scores_mark_their_sample_and_no_other(name, norm):
     case = linear(3)
     broken = Function(lambda z: torch.where(z[:, :1] > 2, torch.nan, case.model(z)))
@@ -259,7 +263,7 @@ def test_labels_beyond_the_scores_are_refused(name):
         answer(name, nn.Linear(4, 3), torch.rand(2, 4), torch.tensor([0, 3]), Threat(L2), **at_input(name))
 
 
-@methods
+@measures
 def test_more_rivals_than_there_are_is_all(name, norm, network, samples):
     x, y = samples
     options = [every_rival(name, count) for count in (None, 9, 50)]

@@ -2,6 +2,7 @@
 
 from marginkit.margins.deepfool import DeepFool
 from marginkit.margins.first_order import FirstOrder
+from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
 from marginkit.margins.nearest import Nearest
 from marginkit.margins.pgd import PGD
 from marginkit.types import Method
@@ -11,4 +12,7 @@ METHODS: dict[str, type[Method]] = {
     "deepfool": DeepFool,
     "pgd": PGD,
     "nearest": Nearest,
+    "fgsm": FGSM,
+    "bim": BIM,
+    "fixed_pgd": FixedPGD,
 }

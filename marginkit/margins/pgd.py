@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
 from marginkit.kinds import Kind
-from marginkit.logits import Labels, crossed, differences
+from marginkit.logits import Labels, differences
+from marginkit.margins.descent import Objective, dense, descend
 from marginkit.margins.linear import linearise, steps_to_boundaries
 from marginkit.margins.witness import bracket, shorten
-from marginkit.norms import L1, LINF, Norm, Vectors, along, column
+from marginkit.norms import Vectors, along, column
 from marginkit.types import Bracket, Threat
 
 
@@ -61,6 +61,8 @@ class PGD:
         inner, outer = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
         best = torch.full_like(x, torch.nan)
         generator = torch.Generator().manual_seed(self.seed)
+        cosine = [(1 + math.cos(math.pi * step / self.steps)) / 2 for step in range(self.steps)]
+        sizes = [self.step_size * heat for heat in cosine]
         for _ in range(self.rounds):
             found = torch.full_like(x, torch.nan)
             for start in range(self.starts):
@@ -73,52 +75,15 @@ class PGD:
                     delta = along(radius / norm.length(direction), direction)
                 todo = found.flatten(1).isnan().any(1)
                 if todo.any():
-                    found[todo] = self._attack(
-                        model, x[todo], y[todo], target[todo], threat, radius[todo], delta[todo]
+                    goal = _difference(y[todo], target[todo])
+                    found[todo] = descend(
+                        model, x[todo], y[todo], threat, radius[todo], delta[todo], goal, sizes, dense
                     )
             hit = ~found.flatten(1).isnan().any(1)
             best = torch.where(column(hit, x), found, best)
             inner, outer = torch.where(hit, inner, radius), torch.where(hit, norm.length(found - x), outer)
             radius = torch.where(outer.isinf(), (2 * radius).minimum(widest), (inner + outer) / 2)
         return shorten(model, x, y, threat, best, self.precision)
-
-    def _attack(
-        self,
-        model: nn.Module,
-        x: Vectors,
-        y: Labels,
-        target: Int[Tensor, "n"],
-        threat: Threat,
-        radius: Float[Tensor, "n"],
-        delta: Vectors,
-    ) -> Vectors:
-        """The first adversarial point met inside the radius; NaN rows where none is."""
-        found = torch.full_like(x, torch.nan)
-        active = torch.arange(len(x), device=x.device)
-        low, high = threat.room(x)
-        delta = threat.norm.project(delta, radius, low, high)
-        for step in range(self.steps + 1):
-            point = threat.clip(x[active], x[active] + delta)
-            scores, activations = capture(model, point, (INPUT,))
-            over = crossed(scores.detach(), y[active])
-            found[active[over]] = point[over]
-            if over.all() or step == self.steps:
-                break
-            margin = differences(scores, y[active], target[active].unsqueeze(1))
-            (gradient,) = torch.autograd.grad(margin.sum(), activations)
-            active, delta, gradient = active[~over], delta[~over], gradient[~over]
-            size = self.step_size * (1 + math.cos(math.pi * step / self.steps)) / 2
-            delta = delta - along(size * radius[active], _direction(threat.norm, gradient))
-            sides = (None, None) if low is None or high is None else (low[active], high[active])
-            delta = threat.norm.project(delta, radius[active], *sides)
-        return found
-
-
-def _direction(norm: Norm, gradient: Vectors) -> Vectors:
-    """Steepest, but for L1: there the projection, not the step, is what makes it sparse."""
-    return (
-        along(1 / LINF.length(gradient).clamp(min=1e-30), gradient) if norm is L1 else norm.steepest(gradient)
-    )
 
 
 def _nearest_rivals(
@@ -128,6 +93,10 @@ def _nearest_rivals(
     rival, drop, gradient = linearise(model, x, y, top_k)
     length, order = steps_to_boundaries(drop, gradient, x, threat)[1].sort(dim=1, stable=True)
     return rival.gather(1, order), length[:, 0]
+
+
+def _difference(y: Labels, target: Int[Tensor, "n"]) -> Objective:
+    return lambda scores, active: differences(scores, y[active], target[active].unsqueeze(1)).squeeze(1)
 
 
 def _length_of_box(x: Vectors, threat: Threat) -> Float[Tensor, "n"]:

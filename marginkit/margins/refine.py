@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture
 from marginkit.logits import Labels, crossed, gap, logit_margin
-from marginkit.norms import L1, L2, LINF, Norm, Vectors, along, column, dot
+from marginkit.margins.descent import dense
+from marginkit.norms import L2, LINF, Norm, Vectors, along, column, dot
 from marginkit.types import Threat
 
 BEND = 0.5  # the largest relative change of the radius in one step
@@ -103,8 +104,7 @@ def refine(
         rise = margin.detach() + 2 * gap(scores.detach())
         change = _change(rise, -dot(gradient, delta), over, best.isinf(), heat)
         radius = torch.minimum(torch.minimum(radius, best) * change, best)
-        direction = _direction(norm, gradient, attempts.across)
-        delta = delta - along(attempts.rate * heat * radius, direction)
+        delta = delta - along(attempts.rate * heat * radius, _direction(norm, gradient, attempts.across))
         delta = _retract(norm, delta, radius, low, high)
     return Attempts(attempts.owner, delta, radius, attempts.rate, attempts.across, best, shortest)
 
@@ -128,18 +128,13 @@ def _change(
 
 
 def _direction(norm: Norm, gradient: Vectors, across: Bool[Tensor, "m"]) -> Vectors:
-    """Steepest, but for L1: there the projection, not the step, is what makes it sparse.
-
-    `across` takes the dense direction of the other geometry at the same Euclidean length.
-    """
-    direction = (
-        along(1 / LINF.length(gradient).clamp(min=TINY), gradient) if norm is L1 else norm.steepest(gradient)
-    )
+    """`dense`; `across` takes the other geometry's at the same Euclidean length."""
+    usual = dense(norm, gradient)
     if not across.any():
-        return direction
+        return usual
     other = (LINF if norm is L2 else L2).steepest(gradient)
-    other = along(L2.length(direction) / L2.length(other).clamp(min=TINY), other)
-    return torch.where(column(across, gradient), other, direction)
+    other = along(L2.length(usual) / L2.length(other).clamp(min=TINY), other)
+    return torch.where(column(across, gradient), other, usual)
 
 
 def _retract(

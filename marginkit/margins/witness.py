@@ -15,6 +15,7 @@ from marginkit.logits import Labels, check_scores, crossed, logit_margin
 from marginkit.norms import Vectors, along, column
 from marginkit.types import Bracket, Threat
 
+LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0, 3.0)
 Search = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
 
 
@@ -47,6 +48,11 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Sea
             f"inputs run from {float(x.min()):.4g} to {float(x.max()):.4g}, outside the box"
             f" [{threat.low}, {threat.high}]: scale the data, or give the box they live in (--bounds)"
         )
+    if not torch.allclose(threat.on_grid(x), x, rtol=0, atol=1e-5):
+        raise MarginkitError(
+            f"the inputs are not on the grid of {threat.levels} steps in [{threat.low}, {threat.high}] that"
+            " witnesses shall lie on: leave the rounding (--quantize) away, or give data that was not resized"
+        )
     with evaluating(model):
         with torch.no_grad():
             status = classify(model(x), y)
@@ -54,7 +60,8 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Sea
         witness[status == Status.MISCLASSIFIED] = x[status == Status.MISCLASSIFIED]
         sought = status == Status.OK
         if sought.any():
-            witness[sought] = search(model, x[sought].detach(), y[sought], threat).detach()
+            found = search(model, x[sought].detach(), y[sought], threat).detach()
+            witness[sought] = _quantised(model, x[sought], y[sought], threat, found)
         return _verified(model, x, y, threat, witness, status)
 
 
@@ -77,6 +84,26 @@ def _verified(
         rival=torch.where(holds | clean, logit_margin(scores, y)[1], -1),
         witness=torch.where(column(holds | clean, x), witness, torch.nan),
     )
+
+
+def _quantised(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors) -> Vectors:
+    """The nearest adversarial point of the grid along each witness's direction; NaN where none is met.
+
+    Tries ever longer displacements, rounded to the nearest grid point and rounded away from x.
+    """
+    if threat.levels is None:
+        return witness
+    best = torch.full_like(x, torch.nan)
+    least = torch.full_like(threat.norm.length(x), torch.inf)
+    given = (~witness.flatten(1).isnan().any(1)).nonzero().squeeze(1)
+    start, labels, toward = x[given], y[given], (witness - x)[given]
+    for share in LONGER:
+        for away in (None, toward):
+            point = threat.clip(start, threat.on_grid(start + share * toward, away))
+            length = threat.norm.length(point - start)
+            better = (length < least[given]) & is_adversarial(model, point, labels)
+            least[given[better]], best[given[better]] = length[better], point[better]
+    return best
 
 
 def _regroup(x: Vectors) -> tuple[Tensor, ...]:
