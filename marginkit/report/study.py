@@ -1,0 +1,62 @@
+"""Everything a report is written from: the tables, what they are called, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from marginkit.compare import Comparison, Settings, compare_all
+from marginkit.statistics.flags import Flag, table_flags
+from marginkit.statistics.groups import GroupComparison, compare_groups
+from marginkit.table import MarginTable, read
+
+FORMAT = "marginkit.comparison"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """Tables by label, and their comparisons: of models with the first one, or of groups of models."""
+
+    tables: Mapping[str, MarginTable]
+    comparisons: tuple[Comparison, ...] = ()
+    groups: tuple[GroupComparison, ...] = ()
+
+    @staticmethod
+    def of_files(paths: Sequence[Path], settings: Settings) -> Study:
+        """Compares every file with the first; one file given twice is two."""
+        tables = [read(path) for path in paths]
+        labels = _labels(list(map(str, paths)))
+        return Study(dict(zip(labels, tables, strict=True)), tuple(compare_all(tables, labels, settings)))
+
+    @staticmethod
+    def of_groups(paths: Mapping[str, Sequence[Path]], settings: Settings) -> Study:
+        """Compares every group of files with the first."""
+        tables = {name: {str(path): read(path) for path in files} for name, files in paths.items()}
+        found = compare_groups(tables, settings.taus, settings.seed)
+        return Study({f: t for members in tables.values() for f, t in members.items()}, groups=tuple(found))
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """All doubts, each once."""
+        of_groups = [
+            f for label, table in self.tables.items() for f in table_flags(table, label) if self.groups
+        ]
+        return tuple(dict.fromkeys([*(f for c in self.comparisons for f in c.flags), *of_groups]))
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as plain data: docs/compare.schema.json."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "comparisons": [asdict(c) for c in self.comparisons],
+            "groups": [asdict(c) for c in self.groups],
+            "flags": [asdict(flag) for flag in self.flags],
+        }
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """The names, told apart where one comes twice."""
+    return [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
