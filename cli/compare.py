@@ -117,7 +117,7 @@ def compare(
 
 
 def _ordered(tables: Sequence[Path], baseline: Path | None) -> list[Path]:
-    if not tables:
+    if not tables and baseline is None:
         raise click.UsageError("Missing argument: give two tables, or groups of them with --group")
     ordered = [*tables] if baseline is None else [baseline, *(t for t in tables if t != baseline)]
     if len(ordered) < 2:

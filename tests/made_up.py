@@ -66,11 +66,12 @@ def model(n: int, seed: int, better: float = 1.0, images: bool = False, of: int 
     common, own = np.random.default_rng([of, 1]), np.random.default_rng([seed, 2])
     truth = better * common.gamma(4, 0.2, n) * own.lognormal(0, 0.2, n)
     truth[own.random(n) < 0.05] = 0
+    hashes = common.integers(2**63, size=n).astype(np.uint64)
     inputs = common.random((n, 1, 8, 8)).astype(np.float32) if images else None
     columns = []
     for norm, scale in (("l2", 1.0), ("linf", 0.12)):
         d = truth * scale
-        found = np.where((own.random(n) < 0.02) & (d > 0), np.inf, d * own.uniform(1, 1.2, n))
+        found = np.where((own.random(n) < 0.05) & (d > 0), np.inf, d * own.uniform(1, 1.2, n))
         witness = None if inputs is None else np.clip(inputs + own.normal(0, 0.1, inputs.shape), 0, 1)
         for layer, factor in (("input", 1.1), ("hidden", 5.0)):
             estimate = np.where(d > 0, d * factor * own.lognormal(0, 0.1, n), -0.01)
@@ -85,7 +86,7 @@ def model(n: int, seed: int, better: float = 1.0, images: bool = False, of: int 
     return table(
         *columns,
         wrong=truth == 0,
-        hash=common.integers(2**63, size=n).astype(np.uint64),
+        hash=hashes,
         input=inputs,
         meta={**ABOUT, "activation_variance": {"input": 4.0, "hidden": 9.0}},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,13 @@ def library() -> ModuleType:
             "figures need the package vl-convert-python: pip install 'vl-convert-python>=1.6'"
         ) from error
     return vl_convert
+
+
+@cache
+def script() -> str:
+    """Vega, Vega-Lite and vega-embed, as a script that can stand in a page."""
+    bundle = str(library().javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    return bundle.replace("</script", "<\\/script")
 
 
 def theme(mode: str) -> dict[str, Any]:

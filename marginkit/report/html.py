@@ -14,7 +14,7 @@ from markupsafe import Markup
 from marginkit.files import replacing
 from marginkit.report import rows as of
 from marginkit.report.charts import Chart, of_comparison, of_study
-from marginkit.report.drawing import library, theme
+from marginkit.report.drawing import script, theme
 from marginkit.report.gallery import gallery
 from marginkit.report.rows import Rows
 from marginkit.report.study import Study
@@ -45,8 +45,7 @@ def page(study: Study) -> str:
 
     content = _content(study, place)
     read = {name: _source(environment, name) for name in ("page.js", "page.css")}
-    vega = library().javascript_bundle("window.vegaEmbed = vegaEmbed;")
-    scripts = [vega.replace("</script", "<\\/script"), read["page.js"]]
+    scripts = [script(), read["page.js"]]
     drawn = {f"chart-{i + 1}": chart.spec for i, chart in enumerate(charts)}
     return environment.get_template("page.html").render(
         **content,

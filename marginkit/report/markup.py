@@ -26,7 +26,7 @@ def write_markdown(study: Study, path: Path) -> None:
 
 def write_latex(study: Study, path: Path) -> None:
     r"""One `table` environment each, for `\input`; needs the package booktabs."""
-    _write(path, "\n\n".join(_latex_table(rows) for _, rows in _tables(study)))
+    _write(path, "\n\n".join(latex_table(rows) for _, rows in _tables(study)))
 
 
 def _tables(study: Study) -> Iterator[tuple[str, Rows]]:
@@ -59,7 +59,8 @@ def _markdown(study: Study) -> Iterator[str]:
         yield from (f"| {' | '.join(map(_plain, row))} |" for row in rows.rows)
 
 
-def _latex_table(rows: Rows) -> str:
+def latex_table(rows: Rows) -> str:
+    """One `table` environment."""
     body = [
         f"{' & '.join(cell.translate(_LATEX) for cell in row)} \\\\" for row in (rows.headings, *rows.rows)
     ]

@@ -9,6 +9,7 @@ from marginkit.compare import Comparison
 from marginkit.statistics.columns import ColumnComparison
 from marginkit.statistics.groups import GroupComparison
 from marginkit.statistics.layers import Signature
+from marginkit.table import INPUT
 
 
 @dataclass(frozen=True)
@@ -221,8 +222,10 @@ def of_groups(c: GroupComparison) -> Rows:
 
 
 def bounding(c: Comparison) -> list[ColumnComparison]:
-    """The columns that are no estimates."""
-    return [row for row in c.columns if row.kind != "estimate"]
+    """The columns that bound the distance at the input, in units that mean something."""
+    return [
+        row for row in c.columns if row.kind == "exact" or (row.kind != "estimate" and row.layer == INPUT)
+    ]
 
 
 def _pair(counts: tuple[int, int]) -> str:

@@ -53,7 +53,9 @@ def features(table: MarginTable, norm: str = "l2", layers: Sequence[str] | None 
                 f"the table has no normalised first_order.{norm} at {layer!r}: measure again"
             )
         if not found[layer].fences[0] > 0:
-            raise MarginkitError(f"a correct sample has no positive margin at {layer!r}; the features are logarithms")
+            raise MarginkitError(
+                f"a correct sample has no positive margin at {layer!r}; the features are logarithms"
+            )
     return np.log([value for layer in chosen for value in found[layer].fences])
 
 
