@@ -53,7 +53,12 @@ def _pictures(sample: Sample, tables: Sequence[MarginTable]) -> Iterator[Picture
     assert clean is not None
     low, high = _box(tables[0])
     image = clean[sample.row]
-    yield Picture(_png((image - low) / (high - low)), f"sample {sample.index}, class {sample.label}")
+    wrong = "".join(
+        f"; {name} says {said}"
+        for name, said in zip("AB", sample.predicted, strict=True)
+        if said != sample.label
+    )
+    yield Picture(_png((image - low) / (high - low)), f"sample {sample.index}, class {sample.label}{wrong}")
     for name, table, distance in zip("AB", tables, sample.distance, strict=True):
         witness = _nearest_witness(table, sample)
         if witness is None:

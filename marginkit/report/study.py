@@ -29,7 +29,12 @@ class Study:
         """Compares every file with the first; one file given twice is two."""
         tables = [read(path) for path in paths]
         labels = _labels(list(map(str, paths)))
-        return Study(dict(zip(labels, tables, strict=True)), tuple(compare_all(tables, labels, settings)))
+        return Study.of_tables(dict(zip(labels, tables, strict=True)), settings)
+
+    @staticmethod
+    def of_tables(tables: Mapping[str, MarginTable], settings: Settings | None = None) -> Study:
+        """Compares every table with the first."""
+        return Study(tables, tuple(compare_all([*tables.values()], [*tables], settings)))
 
     @staticmethod
     def of_groups(paths: Mapping[str, Sequence[Path]], settings: Settings) -> Study:

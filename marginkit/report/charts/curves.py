@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import norm as normal
@@ -18,33 +19,45 @@ RANKS = 300
 def robust_accuracy(norm: str, found: Mapping[str, Ends]) -> Chart:
     """One band a model, from what is certified to what no search broke."""
     radii = _radii(found)
-    curves = {
-        end: np.concatenate([robust(getattr(e, end), radii) for e in found.values()])
-        for end in ("lower", "upper", "pessimistic")
-    }
-    certified = any(e.certified for e in found.values())
-    failed = any(np.isinf(e.upper).any() for e in found.values())
-    data = table(
-        {"model": np.repeat(list(found), POINTS).tolist(), "radius": np.tile(radii, len(found)), **curves}
-    )
+    ends = {"upper": "not broken"}
+    if any(e.certified for e in found.values()):
+        ends["lower"] = "certified"
+    if any(np.isinf(e.upper).any() for e in found.values()):
+        ends["pessimistic"] = "failed searches as broken"
+    shares = {end: [robust(getattr(e, end), radii) for e in found.values()] for end in ends}
+    models = np.repeat(list(found), POINTS).tolist()
+    long: dict[str, Any] = {"model": models, "radius": np.tile(radii, len(found))}
+    data = table(long | {end: np.concatenate(each) for end, each in shares.items()})
     radius = x("radius", f"{norm} radius, raw input units", scale={"nice": False})
     share = x("upper", "robust accuracy", axis={"format": "%"}, scale={"domain": [0, 1]})
     colour = by_model(labels=list(found))
     layers = [_line(radius, share, colour)]
-    if certified:
+    caption = "Solid: share of samples for which no search found an adversarial input within the radius."
+    if "lower" in ends:
         layers.insert(0, _band(radius, share, colour))
         layers.append(_line(radius, {**share, "field": "lower"}, colour, [6, 3]))
-    if failed:
+        caption += " Dashed: share certified; the truth is in the band between."
+    if "pessimistic" in ends:
         layers.append(_line(radius, {**share, "field": "pessimistic"}, colour, [2, 3]))
-    shown = [("upper", "not broken", ".1%")]
-    shown += [("lower", "certified", ".1%")] if certified else []
-    shown += [("pessimistic", "failed searches counted as broken", ".1%")] if failed else []
-    tooltip = tips(("model", "model", ""), ("radius", "radius", ".4g"), *shown)
-    layers.append(_hover(radius, {**share, "field": "upper"}, colour, tooltip))
-    caption = "Solid: share of samples for which no search found an adversarial input within the radius."
-    caption += " Dashed: share certified; the truth is in the band between." if certified else ""
-    caption += " Dotted: exhausted searches counted as broken beyond what is sure." if failed else ""
+        caption += " Dotted: exhausted searches counted as broken beyond what is sure."
+    layers.append(_all_models_at(radius, radii, shares, ends, list(found)))
     return chart(f"robust-accuracy-{norm}", f"Robust accuracy, {norm}", caption, data, layers)
+
+
+def _all_models_at(
+    radius: Spec,
+    radii: np.ndarray,
+    shares: Mapping[str, Sequence[np.ndarray]],
+    ends: Mapping[str, str],
+    models: Sequence[str],
+) -> Spec:
+    """A line under the pointer that tells every model's shares there."""
+    wide = {f"{end}{i}": each[i] for end, each in shares.items() for i in range(len(models))}
+    told = [
+        (f"{end}{i}", f"{what}: {name}", ".1%") for i, name in enumerate(models) for end, what in ends.items()
+    ]
+    rule = _hover({"x": radius}, tips(("radius", "radius", ".4g"), *told), "rule")
+    return {"data": table({"radius": radii, **wide}), **rule}
 
 
 def difference(norm: str, a: Ends, b: Ends) -> Chart:
@@ -71,7 +84,7 @@ def difference(norm: str, a: Ends, b: Ends) -> Chart:
             "encoding": {"x": radius, "y": {**share, "field": "low"}, "y2": {"field": "high"}},
         },
         {"mark": "line", "encoding": {"x": radius, "y": share}},
-        _hover(radius, share, None, tooltip),
+        _hover({"x": radius, "y": share}, tooltip, "point"),
     ]
     caption = "Above 0, B is robust on more samples. Shaded: 95 % interval at each radius, of paired samples."
     return chart(f"difference-{norm}", f"Difference of robust accuracy, {norm}", caption, data, layers)
@@ -146,22 +159,21 @@ def _band(radius: Spec, share: Spec, colour: Spec) -> Spec:
     }
 
 
-def _hover(radius: Spec, share: Spec, colour: Spec | None, tooltip: list[Spec]) -> Spec:
-    """Points that show near the pointer, and tell what is there."""
-    nearest = {
-        "name": "hover",
-        "select": {
-            "type": "point",
-            "on": "pointerover",
-            "nearest": True,
-            "clear": "pointerout",
-            "encodings": ["x"],
-        },
+def _hover(place: Spec, tooltip: list[Spec], mark: str) -> Spec:
+    """A mark that shows near the pointer and tells what is there.
+
+    Only numbers are told: Vega-Lite 6.4 says "undefined" for text where the nearest mark is asked for.
+    """
+    select = {
+        "type": "point",
+        "on": "pointerover",
+        "nearest": True,
+        "clear": "pointerout",
+        "encodings": ["x"],
     }
     opacity = {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0}
-    encoding = {"x": radius, "y": share, "opacity": opacity, "tooltip": tooltip}
     return {
-        "params": [nearest],
-        "mark": {"type": "point", "filled": True, "size": 70},
-        "encoding": encoding | ({"color": colour} if colour else {}),
+        "params": [{"name": "hover", "select": select}],
+        "mark": {"type": mark} | ({"filled": True, "size": 70} if mark == "point" else {}),
+        "encoding": {**place, "opacity": opacity, "tooltip": tooltip},
     }
