@@ -220,6 +220,13 @@ def test_show_tells_what_is_in_a_file(folder):
     assert json.loads(run("show", folder / "a.h5", "--json", "-").stdout)["n"] == 200
 
 
+def test_tables_are_called_by_what_tells_them_apart(folder):
+    files = [folder / "a.h5", folder / "b.h5", folder / "a.h5"]
+    assert list(Study.of_files(files, Settings()).tables) == ["a.h5", "b.h5", "a.h5 (3)"]
+    groups = {kind: sorted(folder.glob(f"{kind}-*.h5")) for kind in ("low", "high")}
+    assert list(Study.of_groups(groups, Settings()).tables)[:2] == ["low-0.h5", "low-1.h5"]
+
+
 def test_cells():
     assert [number(v) for v in (1.23456, float("nan"), None, float("inf"))] == ["1.235", "-", "-", "inf"]
     assert [p_value(p) for p in (None, 1.0, 0.02, 1e-5, 0.0)] == ["same", "1", "0.020", "1.0e-05", "<1e-99"]

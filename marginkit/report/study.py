@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ class Study:
     def of_files(paths: Sequence[Path], settings: Settings) -> Study:
         """Compares every file with the first; one file given twice is two."""
         tables = [read(path) for path in paths]
-        labels = _labels(list(map(str, paths)))
+        labels = _labels(paths)
         return Study.of_tables(dict(zip(labels, tables, strict=True)), settings)
 
     @staticmethod
@@ -39,7 +40,8 @@ class Study:
     @staticmethod
     def of_groups(paths: Mapping[str, Sequence[Path]], settings: Settings) -> Study:
         """Compares every group of files with the first."""
-        tables = {name: {str(path): read(path) for path in files} for name, files in paths.items()}
+        labels = iter(_labels([path for files in paths.values() for path in files]))
+        tables = {name: {next(labels): read(path) for path in files} for name, files in paths.items()}
         found = compare_groups(tables, settings.taus, settings.seed)
         return Study({f: t for members in tables.values() for f, t in members.items()}, groups=tuple(found))
 
@@ -62,6 +64,11 @@ class Study:
         }
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """The names, told apart where one comes twice."""
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The paths without the folder they have in common, told apart where one comes twice."""
+    try:
+        folder = os.path.commonpath([path.parent for path in paths])
+    except ValueError:  # relative ones beside absolute ones
+        folder = ""
+    names = [os.path.relpath(path, folder) if folder else str(path) for path in paths]
     return [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]
