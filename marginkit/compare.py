@@ -151,7 +151,7 @@ def _compare(
         flags=(
             *table_flags(a, labels[0]),
             *table_flags(b, labels[1]),
-            *pair_flags(columns, brackets, faithful, len(a)),
+            *pair_flags(columns, brackets, faithful, len(a), labels[1]),
         ),
     )
 

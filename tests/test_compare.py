@@ -306,3 +306,12 @@ def test_hashes_without_a_match_name_the_data_set():
 def test_another_kind_is_refused():
     with pytest.raises(IncompatibleError, match=r"kind of deepfool\.l2 differ: upper against lower"):
         compare(table([1.0]), table([1.0], kind=Kind.LOWER))
+
+
+def test_words_are_guarded_where_failures_could_decide():
+    base = np.linspace(1, 2, 200)
+    better = np.where(np.arange(200) < 20, np.inf, base * 1.05)
+    found = compare(table(base), table(better))
+    assert only_column(found).extremes[0] < 0 < only_column(found).interval[0]
+    assert "larger on average" in next(sentences(found))
+    assert "unless what exhausted searches missed turns it round" in next(sentences(found))

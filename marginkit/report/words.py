@@ -58,7 +58,13 @@ def _column(row: ColumnComparison) -> str:
     verb = "larger" if low > 0 else "smaller"
     share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
     won = f"farther on {row.wins} of {row.n} samples"
-    return f"{row.name}: B's {WHAT[row.kind]} are {verb} on average: {means}{share}; {won}."
+    unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
+    return f"{row.name}: B's {WHAT[row.kind]} are {verb} on average: {means}{share}; {won}{unsure}."
+
+
+def _undecided(row: ColumnComparison) -> bool:
+    """Whether the difference's sign depends on the fate of exhausted searches."""
+    return row.extremes[0] < 0 < row.extremes[1]
 
 
 def _significant(p: float | None) -> bool:

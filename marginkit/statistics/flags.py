@@ -40,29 +40,33 @@ def pair_flags(
     brackets: Sequence[Decided],
     faithful: Sequence[Faithfulness],
     n: int,
+    other: str,
 ) -> Iterator[Flag]:
-    """Doubts about a comparison of two tables."""
+    """Doubts about the comparison of a table, `other`, with the baseline."""
     if n < FEW:
-        yield Flag("few-samples", f"Only {n} samples are shared: intervals of so few are rough.")
+        yield Flag(
+            "few-samples",
+            f"{other} shares only {n} samples with the baseline: intervals of so few are rough.",
+        )
     for row in columns:
         low, high = row.extremes
         if row.kind is not Kind.ESTIMATE and low < 0 < high and row.difference:
             yield Flag(
                 "exhausted-decides",
-                f"{row.name}: what the exhausted searches missed could turn the difference round"
+                f"{other}: {row.name}: what the exhausted searches missed could turn the difference round"
                 f" (from {low:.3g} to {high:.3g}).",
             )
     for found in brackets:
         if any(found.contradictions):
             yield Flag(
                 "contradiction",
-                f"{found.norm}: adversarial inputs were found inside certified radii"
+                f"{other}: {found.norm}: adversarial inputs were found inside certified radii"
                 f" ({found.contradictions[0]} in A, {found.contradictions[1]} in B): a method is wrong.",
             )
     for line in faithful:
         if line.layer == line.against and min(line.spearman) < 0.5:
             yield Flag(
                 "unfaithful-first-order",
-                f"first_order.{line.norm}.{line.layer} hardly ranks samples as the distances found there do"
+                f"{other}: first_order.{line.norm}.{line.layer} hardly ranks samples as distances found there"
                 f" (rank correlations {line.spearman[0]:.2f}, {line.spearman[1]:.2f}).",
             )

@@ -87,6 +87,9 @@ def histogram(norm: str, found: Mapping[str, Ends]) -> Chart:
         ),
     }
     layer: Spec = {"mark": {"type": "bar", "opacity": 0.45, "binSpacing": 0}, "encoding": encoding}
+    if len(found) > 2:  # more than two colours over each other can't be told apart
+        lines = {key: value for key, value in encoding.items() if key not in ("x2", "y2")}
+        layer = {"mark": {"type": "line", "interpolate": "step-after", "strokeWidth": 1.5}, "encoding": lines}
     failed = sum(int(np.isinf(e.upper).sum()) for e in found.values())
     caption = "Misclassified samples are at 0." + (
         f" {failed} exhausted searches are left out." if failed else ""
