@@ -22,12 +22,12 @@ from .output import bars, show
 @output_options
 def demo(out: Path, seed: int, json_file: Path | None, overwrite: bool, quiet: bool, verbose: bool) -> None:
     """Train a baseline and a large-margin model on digits, measure both, and compare."""
-    from dataclasses import asdict
-
     from marginkit.demo import demonstrate
     from marginkit.report import overview, sentences
 
-    comparison = demonstrate(out, seed=seed, overwrite=overwrite, track=bars(quiet))
-    write_json(asdict(comparison), json_file)
-    report = [*overview(comparison), "", *sentences(comparison), "", f"models and tables are in {out}/"]
+    study = demonstrate(out, seed=seed, overwrite=overwrite, track=bars(quiet))
+    write_json(study.figures(), json_file)
+    (comparison,) = study.comparisons
+    where = f"models and tables are in {out}/; open {out}/report.html to look at them"
+    report = [*overview(comparison), "", *sentences(comparison), "", where]
     show(report, quiet or str(json_file) == "-")

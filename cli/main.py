@@ -10,6 +10,7 @@ from marginkit.errors import MarginkitError
 
 from .compare import compare
 from .demo import demo
+from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
 from .train import train
@@ -56,5 +57,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, compare, demo, methods, datasets):
+for command in (train, measure, compare, show, export, demo, methods, datasets):
     main.add_command(command)

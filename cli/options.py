@@ -170,7 +170,7 @@ def write_json(value: Any, path: Path | None) -> None:
     """Strict JSON: NaN becomes null, infinities the strings "inf" and "-inf"."""
     if path is None:
         return
-    text = json.dumps(_plain(value), indent=2, allow_nan=False)
+    text = json.dumps(plain(value), indent=2, allow_nan=False)
     if str(path) == "-":
         click.echo(text)
         return
@@ -180,11 +180,12 @@ def write_json(value: Any, path: Path | None) -> None:
         temporary.write_text(text + "\n")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value with NaN and infinities as JSON has them."""
     if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
+        return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

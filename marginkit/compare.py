@@ -8,92 +8,60 @@ when averaged. A misclassified sample counts with distance 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
-from marginkit.errors import IncompatibleError
-from marginkit.kinds import Kind, Status
-from marginkit.table import INPUT, Column, MarginTable, names
+from marginkit.statistics import columns as of_columns
+from marginkit.statistics import radii as of_radii
+from marginkit.statistics.brackets import Decided, decided, ends, norms
+from marginkit.statistics.columns import ColumnComparison, cut
+from marginkit.statistics.flags import Flag, pair_flags, table_flags
+from marginkit.statistics.layers import Faithfulness, Signature, faithfulness, signatures
+from marginkit.statistics.location import mean
+from marginkit.statistics.pairing import paired
+from marginkit.statistics.radii import RobustAccuracy, at_radii
+from marginkit.statistics.resample import intervals
+from marginkit.statistics.samples import ClassRow, Sample, by_class, notable
+from marginkit.statistics.significance import holm
+from marginkit.table import MarginTable, names
 
 Pair = tuple[float, float]
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class ColumnComparison:
-    """One column of two tables over the samples they share; pairs are (baseline, other).
+class Settings:
+    """What a user may choose.
 
     Attributes:
-        name, kind, norm: of the column.
-        n: samples with a number in both.
-        misclassified, exhausted: how many samples have that status.
-        median: of the distances as they stand, inf included.
-        tau: where distances are cut for all that follows: the largest finite one in either table.
-        mean: of min(d, tau).
-        difference: the means', other minus baseline.
-        interval: its 95 % paired percentile bootstrap interval.
-        wins, ties, losses: samples farther from the other model's boundary, equally far, nearer.
-        wilcoxon: two-sided p of the signed-rank test, zeros ranked as by Pratt; None where all are ties.
+        radii: for each norm, where to tell the robust accuracy; by default round numbers near the quartiles
+            of the distances.
+        taus: for each norm, where to cut distances; by default the smaller search limit where searches have
+            one, else the largest distance found.
+        ropes: for each norm, how large a difference of distances still counts as none.
+        seed: of the bootstrap.
     """
 
-    name: str
-    kind: Kind
-    norm: str
-    n: int
-    misclassified: tuple[int, int]
-    exhausted: tuple[int, int]
-    median: Pair
-    tau: float
-    mean: Pair
-    difference: float
-    interval: Pair
-    wins: int
-    ties: int
-    losses: int
-    wilcoxon: float | None
-
-
-@dataclass(frozen=True)
-class RobustAccuracy:
-    """The share of samples with no adversarial input found within `radius`, by the best search of both."""
-
-    norm: str
-    radius: float
-    baseline: float
-    other: float
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """How a layer's first-order estimate goes with the distance found at the input.
-
-    Attributes:
-        norm, layer: of the estimate.
-        spearman: rank correlation, (baseline, other); NaN where undefined.
-        ratio: median of estimate / found, (baseline, other); 1 is faithful at the input, while a hidden
-            layer has units of its own.
-    """
-
-    norm: str
-    layer: str
-    spearman: Pair
-    ratio: Pair
+    radii: Mapping[str, Sequence[float]] | None = None
+    taus: Mapping[str, float] | None = None
+    ropes: Mapping[str, float] | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that is said of two tables.
+    """All that is said of two tables; pairs are (baseline, other), differences other minus baseline.
 
     Attributes:
         baseline, other: their names.
         n: samples in both.
         only: how many samples only (the baseline, the other) has.
         accuracy: on the shared samples.
-        columns, robust, faithfulness: the statistics.
+        columns, robust, brackets, faithfulness, classes, samples: the statistics.
+        signatures: each table's margin distributions by layer.
+        tests: how many p-values the adjusted ones are adjusted for.
         left_out: columns that only one table has.
+        flags: what to know before believing it.
     """
 
     baseline: str
@@ -103,8 +71,14 @@ class Comparison:
     accuracy: Pair
     columns: tuple[ColumnComparison, ...]
     robust: tuple[RobustAccuracy, ...]
+    brackets: tuple[Decided, ...]
     faithfulness: tuple[Faithfulness, ...]
+    classes: tuple[ClassRow, ...]
+    samples: tuple[Sample, ...]
+    signatures: tuple[tuple[Signature, ...], tuple[Signature, ...]]
     left_out: tuple[str, ...]
+    flags: tuple[Flag, ...]
+    tests: int = 0
 
 
 def compare(
@@ -112,165 +86,101 @@ def compare(
     other: MarginTable,
     *,
     labels: tuple[str, str] = ("baseline", "other"),
-    radii: Mapping[str, Sequence[float]] | None = None,
-    seed: int = 0,
+    settings: Settings | None = None,
 ) -> Comparison:
     """Compares two models' distances on the samples they share.
 
     Args:
-        baseline, other: tables of the same data set under the same threat.
+        baseline, other: tables of the same data under the same threat.
         labels: what to call them.
-        radii: for each norm, where to tell the robust accuracy; by default round numbers near the
-            quartiles of the baseline's distances.
-        seed: of the bootstrap.
+        settings: radii, cuts, ties, seed.
 
     Raises:
         IncompatibleError: the tables differ in data set, threat, or the options of a shared column, or
             share no sample or no column; the field and both values are named.
     """
-    a, b = _paired(baseline, other)
+    return compare_all([baseline, other], labels, settings)[0]
+
+
+def compare_all(
+    tables: Sequence[MarginTable], labels: Sequence[str], settings: Settings | None = None
+) -> list[Comparison]:
+    """Compares every table with the first; p-values are adjusted for all tests together (Holm)."""
+    settings = settings or Settings()
+    found = [
+        _compare(tables[0], table, (labels[0], label), settings)
+        for table, label in zip(tables[1:], labels[1:], strict=True)
+    ]
+    return _adjusted(found)
+
+
+def _compare(
+    baseline: MarginTable, other: MarginTable, labels: tuple[str, str], settings: Settings
+) -> Comparison:
+    a, b = paired([baseline, other])
     shared = names([a, b])
-    if not shared:
-        raise IncompatibleError(f"the tables share no column: {_listed(a)} against {_listed(b)}")
-    for name in shared:
-        _same(f"the options of {name}", a[name].options, b[name].options)
-    found = {norm: (_found(a, norm, shared), _found(b, norm, shared)) for norm in _searched(a, shared)}
+    both = {norm: (ends(a, norm, shared), ends(b, norm, shared)) for norm in norms(a, shared)}
+    cuts = [cut(a[name], b[name], settings.taus or {}) for name in shared]
+    robust = [
+        r for norm, (e, f) in both.items() for r in at_radii(norm, e, f, (settings.radii or {}).get(norm))
+    ]
+    found = intervals(np.column_stack([*(c.delta for c in cuts), *(r.delta for r in robust)]), settings.seed)
+    ropes = settings.ropes or {}
+    columns = [
+        of_columns.describe(c, i, ropes.get(c.a.norm, 0.0))
+        for c, i in zip(cuts, found[: len(cuts)], strict=True)
+    ]
+    searched = {norm: e for norm, e in both.items() if e[0].searched and e[1].searched}
+    taus = {norm: _tau(norm, columns) for norm in searched}
+    brackets = tuple(decided(norm, *e) for norm, e in both.items() if e[0].certified or e[1].certified)
+    faithful = tuple(faithfulness(a, b, shared))
     return Comparison(
         baseline=labels[0],
         other=labels[1],
         n=len(a),
         only=(len(baseline) - len(a), len(other) - len(b)),
         accuracy=(_accuracy(a), _accuracy(b)),
-        columns=tuple(_compare_column(a[name], b[name], seed) for name in shared),
-        robust=tuple(row for norm in found for row in _robust(norm, found[norm], (radii or {}).get(norm))),
-        faithfulness=tuple(
-            _faithfulness(a[name], b[name], found[a[name].norm])
-            for name in shared
-            if a[name].kind is Kind.ESTIMATE and a[name].norm in found
-        ),
+        columns=tuple(columns),
+        robust=tuple(of_radii.describe(r, i) for r, i in zip(robust, found[len(cuts) :], strict=True)),
+        brackets=brackets,
+        faithfulness=faithful,
+        classes=tuple(row for norm, e in searched.items() for row in by_class(norm, a, b, e, taus[norm])),
+        samples=tuple(row for norm, e in searched.items() for row in notable(norm, a, b, e, taus[norm])),
+        signatures=(tuple(signatures(a)), tuple(signatures(b))),
         left_out=tuple(sorted({c.name for t in (a, b) for c in t.columns} - set(shared))),
+        flags=(
+            *table_flags(a, labels[0]),
+            *table_flags(b, labels[1]),
+            *pair_flags(columns, brackets, faithful, len(a), labels[1]),
+        ),
     )
 
 
-def _paired(a: MarginTable, b: MarginTable) -> tuple[MarginTable, MarginTable]:
-    for field in ("fingerprint", "split", "name"):
-        _same(
-            f"the data set's {field}",
-            a.meta.get("dataset", {}).get(field),
-            b.meta.get("dataset", {}).get(field),
-        )
-    _same("the threat", a.meta.get("threat"), b.meta.get("threat"))
-    _, in_a, in_b = np.intersect1d(a.index, b.index, return_indices=True)
-    if not len(in_a):
-        raise IncompatibleError("the tables share no sample: measure the same part of the data set")
-    a, b = a.rows(in_a), b.rows(in_b)
-    if not np.array_equal(a.label, b.label):
-        raise IncompatibleError("the tables give the same samples different labels")
-    return a, b
-
-
-def _same(what: str, a: Any, b: Any) -> None:
-    if a != b:
-        raise IncompatibleError(f"{what} differ: {a} against {b}; measure both models alike")
-
-
-def _compare_column(a: Column, b: Column, seed: int) -> ColumnComparison:
-    known = ~(np.isnan(a.distance) | np.isnan(b.distance))
-    first, second = a.distance[known], b.distance[known]
-    finite = np.abs(np.concatenate([first, second]))
-    tau = float(finite[np.isfinite(finite)].max(initial=0.0))
-    cut_a, cut_b = np.clip(first, -tau, tau), np.clip(second, -tau, tau)
-    delta = cut_b - cut_a
-    delta[np.abs(delta) <= 1e-9 * tau] = 0
-    return ColumnComparison(
-        name=a.name,
-        kind=a.kind,
-        norm=a.norm,
-        n=int(known.sum()),
-        misclassified=_count(a, b, Status.MISCLASSIFIED),
-        exhausted=_count(a, b, Status.EXHAUSTED),
-        median=(median(first), median(second)),
-        tau=tau,
-        mean=(_mean(cut_a), _mean(cut_b)),
-        difference=_mean(delta),
-        interval=bootstrap_interval(delta, seed),
-        wins=int((delta > 0).sum()),
-        ties=int((delta == 0).sum()),
-        losses=int((delta < 0).sum()),
-        wilcoxon=float(stats.wilcoxon(delta, zero_method="pratt").pvalue) if delta.any() else None,
-    )
-
-
-def bootstrap_interval(delta: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Pair:
-    """The 95 % percentile bootstrap interval of the mean; resampling pairs is resampling differences."""
-    if not len(delta):
-        return (np.nan, np.nan)
-    generator = np.random.default_rng(seed)
-    at_once = max(1, 5_000_000 // len(delta))
-    means = [
-        delta[generator.integers(len(delta), size=(min(at_once, resamples - done), len(delta)))].mean(1)
-        for done in range(0, resamples, at_once)
+def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Holm's adjustment over every p-value of the run."""
+    family = [row.wilcoxon for c in comparisons for row in c.columns]
+    family += [row.mcnemar for c in comparisons for row in c.robust]
+    adjusted = iter(holm(family))
+    tests = sum(p is not None for p in family)
+    columns = [tuple(replace(row, adjusted=next(adjusted)) for row in c.columns) for c in comparisons]
+    robust = [tuple(replace(row, adjusted=next(adjusted)) for row in c.robust) for c in comparisons]
+    return [
+        replace(c, columns=first, robust=second, tests=tests)
+        for c, first, second in zip(comparisons, columns, robust, strict=True)
     ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
 
 
-def _searched(table: MarginTable, shared: Sequence[str]) -> list[str]:
-    """The norms in which both tables have a search's distances at the input."""
-    found = [table[name] for name in shared]
-    return list(
-        dict.fromkeys(c.norm for c in found if c.kind in (Kind.UPPER, Kind.EXACT) and c.layer == INPUT)
+def _tau(norm: str, columns: Sequence[ColumnComparison]) -> float:
+    """Where the best search's distances are cut: the smallest tau of the searches in that norm."""
+    return min(
+        (
+            c.tau
+            for c in columns
+            if c.norm == norm and str(c.kind) in ("upper", "exact") and c.layer == "input"
+        ),
+        default=np.inf,
     )
-
-
-def _found(table: MarginTable, norm: str, shared: Sequence[str]) -> np.ndarray:
-    """Each sample's smallest distance over all searches."""
-    found = [table[name] for name in shared]
-    distances = [c.distance for c in found if c.kind in (Kind.UPPER, Kind.EXACT) and c.norm == norm]
-    return np.asarray(np.min(distances, axis=0))
-
-
-def _robust(
-    norm: str, pair: tuple[np.ndarray, np.ndarray], radii: Sequence[float] | None
-) -> list[RobustAccuracy]:
-    if radii is None:
-        reached = pair[0][np.isfinite(pair[0]) & (pair[0] > 0)]
-        quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
-        radii = sorted({float(f"{q:.1g}") for q in quartiles})
-    return [RobustAccuracy(norm, float(r), _mean(pair[0] > r), _mean(pair[1] > r)) for r in radii]
-
-
-def _faithfulness(a: Column, b: Column, found: tuple[np.ndarray, np.ndarray]) -> Faithfulness:
-    rows = []
-    for column, distance in zip((a, b), found, strict=True):
-        right = (column.status == Status.OK) & np.isfinite(distance) & (distance > 0)
-        estimate, distance = column.distance[right], distance[right]
-        varied = len(distance) > 2 and np.ptp(estimate) > 0 and np.ptp(distance) > 0
-        rank = float(stats.spearmanr(estimate, distance).statistic) if varied else np.nan
-        rows.append((rank, median(estimate / distance)))
-    return Faithfulness(a.norm, a.layer, (rows[0][0], rows[1][0]), (rows[0][1], rows[1][1]))
-
-
-def _count(a: Column, b: Column, status: Status) -> tuple[int, int]:
-    return int((a.status == status).sum()), int((b.status == status).sum())
 
 
 def _accuracy(table: MarginTable) -> float:
-    return _mean(table.predicted == table.label)
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else np.nan
-
-
-def median(values: np.ndarray) -> float:
-    """The middle value; infinities are never averaged with anything but themselves."""
-    if not len(values):
-        return np.nan
-    ordered = np.sort(values)  # np.median would subtract infinities
-    middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
-    return float(middle[0] if middle[0] == middle[1] else (middle[0] + middle[1]) / 2)
-
-
-def _listed(table: MarginTable) -> str:
-    return ", ".join(column.name for column in table.columns) or "none"
+    return mean(table.predicted == table.label)

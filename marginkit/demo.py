@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from marginkit.compare import Comparison, compare
 from marginkit.data import Source, load
 from marginkit.errors import MarginkitError
 from marginkit.files import require_absent
 from marginkit.measure import measure_file
 from marginkit.progress import Track, silent
+from marginkit.report import html
+from marginkit.report.study import Study
 from marginkit.table import write
 from marginkit.training import Recipe, train
 
@@ -17,11 +18,11 @@ LOSSES = ("cross-entropy", "large-margin")
 METHODS = ("first_order", "nearest")
 
 
-def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Track = silent) -> Comparison:
-    """Trains a cross-entropy and a large-margin model, measures both, and compares them.
+def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Track = silent) -> Study:
+    """Trains a cross-entropy and a large-margin model, measures both, compares them, and writes a report.
 
     Args:
-        out: a folder, made where missing, for the checkpoints and tables.
+        out: a folder, made where missing, for the checkpoints, tables and report.html.
         seed: of everything random.
         overwrite: write over an earlier demonstration.
         track: shows progress.
@@ -36,7 +37,11 @@ def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Tra
         model, table = out / f"{loss}.pt", out / f"{loss}.h5"
         require_absent(table, overwrite)
         train(digits, model, loss=loss, recipe=Recipe(epochs=40, seed=seed), track=track)
-        found, _ = measure_file(model, METHODS, seed=seed, command=["marginkit", "demo"], track=track)
+        found, _ = measure_file(
+            model, METHODS, seed=seed, witnesses=True, command=["marginkit", "demo"], track=track
+        )
         write(found, table)
         tables.append(found)
-    return compare(*tables, labels=LOSSES)
+    study = Study.of_tables(dict(zip(LOSSES, tables, strict=True)))
+    html.write(study, out / "report.html")
+    return study

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,7 +27,10 @@ from marginkit.norms import NORMS
 from marginkit.progress import Track, silent
 from marginkit.table import INPUT, Column, MarginTable
 from marginkit.types import Bracket, Estimate, Method, Threat
+from marginkit.variance import activation_variance
 from marginkit.versions import versions
+
+SCALED_BY = 1000  # samples whose activations tell a layer's scale
 
 
 def measure(
@@ -58,7 +62,7 @@ def measure(
         batch_size: samples at a time; changes no result by more than rounding.
         device: where to compute; the model is moved there.
         workers: processes that load images ahead.
-        witnesses: keep the adversarial inputs.
+        witnesses: keep the adversarial inputs, and the inputs they come from.
         search_at: layers at which searches run, as in `resolve_layers`.
         limits: a mask, a subspace or a grid.
         meta: provenance to keep in the table.
@@ -84,19 +88,16 @@ def measure(
                 _moved(found, model, device), "measuring", math.ceil(len(positions) / batch_size)
             )
         ]
-    about = {
+        whole = MarginTable.join(tables)
+        estimated = tuple(dict.fromkeys(c.layer for c in whole.columns if c.kind is Kind.ESTIMATE))
+        first = batches(data, batch_size, positions=range(min(len(data), SCALED_BY)))
+        variance = activation_variance(model, (x for _, x, _ in _moved(first, model, device)), estimated)
+    about: dict[str, Any] = {
+        "activation_variance": variance,
         "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
         "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
     }
-    whole = MarginTable.join(tables)
-    return MarginTable(
-        whole.index,
-        whole.label,
-        whole.predicted,
-        whole.logit_margin,
-        whole.columns,
-        {**(meta or {}), **about},
-    )
+    return replace(whole, meta={**(meta or {}), **about})
 
 
 def _moved(found: Iterator[Batch], model: nn.Module, device: torch.device | str) -> Iterator[Batch]:
@@ -128,8 +129,21 @@ def _batch(
                 columns += _columns(name, method, threat, layer, answer, view.restore if witnesses else None)
     margin, _ = logit_margin(scores, y)
     return MarginTable(
-        _array(index), _array(y), _array(scores.argmax(1)), _array(margin.double()), tuple(columns)
+        _array(index),
+        _array(y),
+        _array(scores.argmax(1)),
+        _array(margin.double()),
+        tuple(columns),
+        hash=_hashes(x),
+        input=_array(x.float()) if witnesses else None,
     )
+
+
+def _hashes(x: Tensor) -> np.ndarray:
+    """64 bits of each input's BLAKE2b, of its values in float32: the same input has the same everywhere."""
+    rows = _array(x.float())
+    found = [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).digest() for row in rows]
+    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
 
 
 def _columns(

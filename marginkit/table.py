@@ -6,19 +6,24 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
+from marginkit import untrusted
 from marginkit.errors import MarginkitError
 from marginkit.files import replacing
 from marginkit.kinds import Kind, Status
+
+if TYPE_CHECKING:
+    import pandas
 
 FORMAT = "marginkit.margins"
 VERSION = 1
 INPUT = "input"
 PER_SAMPLE = {"index": np.int64, "label": np.int32, "predicted": np.int32, "logit_margin": np.float64}
+OPTIONAL = {"hash": np.uint64, "input": np.float32}
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class MarginTable:
         columns: the distances.
         meta: plain data: what was measured, with what, on what.
         complete: whether every sample asked for is here.
+        hash: uint64, of each input's bytes: tells which samples are the same; None in older tables.
+        input: float32 [n, *d], the clean inputs; None where they were not kept.
     """
 
     index: np.ndarray
@@ -72,6 +79,8 @@ class MarginTable:
     columns: tuple[Column, ...]
     meta: dict[str, Any] = field(default_factory=dict)
     complete: bool = True
+    hash: np.ndarray | None = None
+    input: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -84,6 +93,12 @@ class MarginTable:
                 f"no column {name!r}; this table has {', '.join(c.name for c in self.columns)}"
             )
         return found
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A row a sample, labelled by its index; see `marginkit.frames.frame`."""
+        from marginkit.frames import frame
+
+        return frame(self)
 
     def rows(self, chosen: np.ndarray) -> MarginTable:
         """The chosen samples (a mask or positions), in that order."""
@@ -104,7 +119,10 @@ class MarginTable:
             if parts[0].witness is not None:
                 arrays["witness"] = combine([part.witness for part in parts])
             columns.append(replace(parts[0], **arrays))
-        return replace(first, **per_sample, columns=tuple(columns))
+        kept = {
+            n: combine([getattr(t, n) for t in tables]) for n in OPTIONAL if getattr(first, n) is not None
+        }
+        return replace(first, **per_sample, **kept, columns=tuple(columns))
 
 
 def write(table: MarginTable, path: str | Path) -> None:
@@ -122,6 +140,10 @@ def write(table: MarginTable, path: str | Path) -> None:
         scales = {"sample": _scale(file, "sample", len(table))}
         for name, dtype in PER_SAMPLE.items():
             _dataset(file, name, getattr(table, name).astype(dtype), scales)
+        for name, dtype in OPTIONAL.items():
+            if (values := getattr(table, name)) is not None:
+                _add_axes(file, values, scales)
+                _dataset(file, name, values.astype(dtype), scales)
         for column in table.columns:
             _write_column(file, column, scales)
 
@@ -159,10 +181,14 @@ def _write_column(file: h5py.File, column: Column, scales: dict[str, Any]) -> No
     status.attrs["flag_meanings"] = " ".join(s.name for s in Status)
     _dataset(file, f"{name}.rival", column.rival.astype(np.int32), scales)
     if column.witness is not None:
-        for axis, size in enumerate(column.witness.shape[1:]):
-            scales.setdefault(f"axis{axis}", None)
-            scales[f"axis{axis}"] = scales[f"axis{axis}"] or _scale(file, f"axis{axis}", size)
+        _add_axes(file, column.witness, scales)
         _dataset(file, f"witness.{name}", column.witness.astype(np.float32), scales)
+
+
+def _add_axes(file: h5py.File, values: np.ndarray, scales: dict[str, Any]) -> None:
+    for axis, size in enumerate(values.shape[1:]):
+        if f"axis{axis}" not in scales:
+            scales[f"axis{axis}"] = _scale(file, f"axis{axis}", size)
 
 
 def _scale(file: h5py.File, name: str, size: int) -> Any:
@@ -190,7 +216,7 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
         raise MarginkitError(
             f"{path} has version {file.attrs.get('version')}; this marginkit reads {VERSION}"
         )
-    datasets = {name: _plain(file, name, path) for name in file}
+    datasets = {name: untrusted.plain(file, name, path) for name in file}
     if "sample" not in datasets:
         raise MarginkitError(f"{path} has no dimension 'sample'")
     n = len(datasets["sample"])
@@ -208,19 +234,24 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
             )
         return np.asarray(found[()])
 
+    def inputs(name: str) -> np.ndarray | None:
+        found = datasets.get(name)
+        if found is None:
+            return None
+        if found.ndim < 2 or len(found) != n or found.dtype.kind != "f":
+            raise MarginkitError(f"{path}: {name} is {found.dtype} {found.shape}; expected {n} inputs")
+        return np.asarray(found[()])
+
     columns = []
     for name, dataset in datasets.items():
         if "kind" not in dataset.attrs:
             continue
-        about = {key: _text(dataset, key, path) for key in ("method", "norm", "layer", "kind", "options")}
+        about = {
+            key: untrusted.text(dataset, key, path) for key in ("method", "norm", "layer", "kind", "options")
+        }
         if about["kind"] not in set(Kind):
             raise MarginkitError(
                 f"{path}: {name} has kind {about['kind']!r}; expected one of {', '.join(Kind)}"
-            )
-        witness = datasets.get(f"witness.{name}")
-        if witness is not None and (witness.ndim < 2 or len(witness) != n or witness.dtype.kind != "f"):
-            raise MarginkitError(
-                f"{path}: witness.{name} is {witness.dtype} {witness.shape}; expected {n} inputs"
             )
         columns.append(
             Column(
@@ -228,50 +259,21 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
                 norm=about["norm"],
                 layer=about["layer"],
                 kind=Kind(about["kind"]),
-                options=_object(about["options"], f"options of {name}", path),
+                options=untrusted.json_object(about["options"], f"options of {name}", path),
                 distance=values(name, "f"),
                 status=values(f"{name}.status", "iu"),
                 rival=values(f"{name}.rival", "iu"),
-                witness=None if witness is None else np.asarray(witness[()]),
+                witness=inputs(f"witness.{name}"),
             )
         )
     return MarginTable(
         **{name: values(name, "f" if name == "logit_margin" else "iu") for name in PER_SAMPLE},
         columns=tuple(columns),
-        meta=_object(_text(file, "meta", path), "meta", path),
+        meta=untrusted.json_object(untrusted.text(file, "meta", path), "meta", path),
         complete=bool(file.attrs.get("complete", 0)),
+        hash=values("hash", "u") if "hash" in datasets else None,
+        input=inputs("input"),
     )
-
-
-def _plain(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
-    link = file.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        raise MarginkitError(f"{path}: {name} is a {type(link).__name__}; expected data in this file")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise MarginkitError(f"{path}: {name} is a {type(found).__name__}; expected a dataset")
-    if found.external or found.is_virtual:
-        raise MarginkitError(f"{path}: {name} is stored outside this file; expected data in it")
-    if found.dtype.kind not in "iuf":
-        raise MarginkitError(f"{path}: {name} holds {found.dtype}; expected numbers")
-    return found
-
-
-def _text(holder: h5py.HLObject, key: str, path: Path) -> str:
-    text = holder.attrs.get(key)
-    if not isinstance(text, str):
-        raise MarginkitError(f"{path}: {holder.name} lacks the attribute {key!r}")
-    return text
-
-
-def _object(text: str, what: str, path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise MarginkitError(f"{path}: {what} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise MarginkitError(f"{path}: {what} is a JSON {type(found).__name__}; expected an object")
-    return found
 
 
 def names(tables: Iterable[MarginTable]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from argparse import Namespace
 from pathlib import Path
 
@@ -25,15 +26,26 @@ def blocks(path: str, language: str = "python") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/format.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/format.md", "docs/statistics.md"])
 def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table, _ = measure_file(checkpoint_path, list(configure_methods(["deepfool", "pgd"])), ["l2"], limit=5)
+    methods = ["first_order", "deepfool", "pgd"]
+    table, _ = measure_file(checkpoint_path, list(configure_methods(methods)), ["l2"], limit=5)
     write(table, tmp_path / "margins.h5")
     found = blocks(path)
     assert found
+    space: dict = {}
     for block in found:
-        exec(compile(block, path, "exec"), {})
+        exec(compile(block, path, "exec"), space)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
+def test_examples_run(path, checkpoint_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    table, _ = measure_file(checkpoint_path, ["deepfool"], ["l2"], limit=20)
+    write(table, tmp_path / "margins.h5")
+    runpy.run_path(str(path), run_name="__main__")
+    assert capsys.readouterr().out.count("\n") >= 2
 
 
 def digits_loader(split: str) -> DataLoader:
@@ -102,6 +114,13 @@ def test_every_option_of_the_loss_is_documented():
     text = (ROOT / "docs/training.md").read_text()
     for field in fields(LargeMargin):
         assert f"| `{field.name}` |" in text
+
+
+def test_every_doubt_is_documented():
+    text = (ROOT / "docs/report.md").read_text()
+    codes = re.findall(r'Flag\(\s*"([a-z-]+)"', (ROOT / "marginkit/statistics/flags.py").read_text())
+    assert len(codes) >= 5
+    assert all(f"`{code}`" in text for code in codes)
 
 
 def test_every_method_and_status_is_documented():

@@ -164,3 +164,34 @@ def test_bare_weights_are_measured_with_an_architecture(checkpoint_path, tmp_pat
     assert remarks == ["took the prefix 'module.' off every weight's name"]
     with pytest.raises(UsageError, match="give --dataset too"):
         measure_file(tmp_path / "weights.pt", ["deepfool"], architecture=("mlp", {}))
+
+
+def test_inputs_are_hashed_wherever_they_are(digits):
+    """The same input has the same hash in another file, order and batch; another input has another."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    methods = configure_methods(["first_order"])
+    whole = measure(model, digits, methods, ["l2"], limit=40)
+    again = measure(model, digits, methods, ["l2"], limit=30, batch_size=7)
+    assert whole.hash is not None
+    assert whole.hash.dtype == np.uint64
+    np.testing.assert_array_equal(whole.hash[:30], again.hash)
+    assert len(np.unique(whole.hash)) == 40
+
+
+def test_activation_variances_are_numpys(digits):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    table = measure(model, digits, configure_methods(["first_order"]), ["l2"], limit=5, batch_size=64)
+    x = digits.inputs(list(range(len(digits)))).flatten(1)
+    with torch.no_grad():
+        hidden = model[1](x)
+    expected = {"input": float(x.numpy().var(0).sum()), "1": float(hidden.numpy().var(0).sum())}
+    assert table.meta["activation_variance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_inputs_are_kept_with_witnesses_only(digits):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    methods = configure_methods(["deepfool"])
+    kept = measure(model, digits, methods, ["l2"], limit=4, witnesses=True)
+    np.testing.assert_array_equal(kept.input, digits.inputs(list(range(4))).numpy())
+    assert measure(model, digits, methods, ["l2"], limit=4).input is None

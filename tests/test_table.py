@@ -45,6 +45,8 @@ def table(n=5, **options) -> MarginTable:
             column(n, **options),
         ),
         meta={"dataset": {"name": "digits", "fingerprint": "f"}, "threat": {"low": 0.0, "high": None}},
+        hash=generator.integers(2**64, size=n, dtype=np.uint64) if options.get("witness") else None,
+        input=generator.random((n, 1, 2, 3)).astype(np.float32) if options.get("witness") else None,
     )
 
 
@@ -52,6 +54,8 @@ def assert_same(a: MarginTable, b: MarginTable) -> None:
     for name in ("index", "label", "predicted", "logit_margin"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     assert (a.meta, a.complete) == (b.meta, b.complete)
+    for name in ("hash", "input"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for x, y in zip(a.columns, b.columns, strict=True):
         for field in fields(Column):
             first, second = getattr(x, field.name), getattr(y, field.name)
@@ -227,6 +231,14 @@ def options_missing(file, folder):
     del file["deepfool.l2"].attrs["options"]
 
 
+def flat_input(file, folder):
+    file["input"] = np.ones(5)
+
+
+def text_hash(file, folder):
+    file["hash"] = np.ones(5)
+
+
 def flat_witness(file, folder):
     file["witness.deepfool.l2"] = np.ones(5)
 
@@ -251,6 +263,8 @@ HOSTILE = {
     meta_not_object: "meta is a JSON list; expected an object",
     meta_not_text: "lacks the attribute 'meta'",
     options_missing: "lacks the attribute 'options'",
+    flat_input: r"input is float64 \(5,\); expected 5 inputs",
+    text_hash: r"hash is float64 \(5,\)",
     flat_witness: r"witness\.deepfool\.l2 is float64 \(5,\); expected 5 inputs",
 }
 

@@ -1,0 +1,22 @@
+"""Is one way of training better than another? Three seeds of each say more than one."""
+
+from pathlib import Path
+
+from marginkit import Recipe, train
+from marginkit.data import Source, load
+from marginkit.measure import measure_file
+from marginkit.report import group_sentences
+from marginkit.statistics.groups import compare_groups
+
+digits = load("digits", Source(split="train"))
+groups = {}
+for loss in ("cross-entropy", "large-margin"):
+    groups[loss] = {}
+    for seed in range(3):
+        model = Path(f"{loss}-{seed}.pt")
+        recipe = Recipe(epochs=3, seed=seed)
+        train(digits, model, architecture="mlp", loss=loss, recipe=recipe)
+        groups[loss][str(model)] = measure_file(model, ["deepfool"], ["l2"], limit=60)[0]
+
+(found,) = compare_groups(groups)
+print(*group_sentences(found), sep="\n")

@@ -1,0 +1,122 @@
+"""Pictures of samples and of what changes a model's mind, where the tables hold them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from marginkit.compare import Comparison
+from marginkit.statistics.brackets import has_end
+from marginkit.statistics.pairing import paired
+from marginkit.statistics.samples import Sample
+from marginkit.table import MarginTable
+
+LARGEST = 64  # pixels a side: larger pictures are thinned
+TITLES = {"gained": "Gained most", "lost": "Lost most", "nearest": "Nearest to B's boundary"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a data: URI, and what to say of it."""
+
+    uri: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """One sample: the clean image, and each model's witness with the change amplified."""
+
+    sample: Sample
+    pictures: tuple[Picture, ...]
+
+
+def gallery(c: Comparison, a: MarginTable, b: MarginTable) -> dict[str, list[Exhibit]]:
+    """Exhibits by heading; empty where the tables keep no inputs and witnesses, or these are no images."""
+    a, b = paired([a, b])
+    if a.input is None or not _is_image(a.input):
+        return {}
+    found: dict[str, list[Exhibit]] = {}
+    for sample in c.samples:
+        pictures = tuple(_pictures(sample, (a, b)))
+        if len(pictures) > 1:
+            found.setdefault(f"{TITLES[sample.why]}, {sample.norm}", []).append(Exhibit(sample, pictures))
+    return found
+
+
+def _pictures(sample: Sample, tables: Sequence[MarginTable]) -> Iterator[Picture]:
+    clean = tables[0].input
+    assert clean is not None
+    low, high = _box(tables[0])
+    image = clean[sample.row]
+    wrong = "".join(
+        f"; {name} says {said}"
+        for name, said in zip("AB", sample.predicted, strict=True)
+        if said != sample.label
+    )
+    yield Picture(_png((image - low) / (high - low)), f"sample {sample.index}, class {sample.label}{wrong}")
+    for name, table, distance in zip("AB", tables, sample.distance, strict=True):
+        witness = _nearest_witness(table, sample)
+        if witness is None:
+            continue
+        image_there, rival = witness
+        change = image_there - image
+        largest = float(np.abs(change).max()) or 1.0
+        yield Picture(
+            _png((image_there - low) / (high - low)), f"{name}: taken for {rival} at {distance:.3g}"
+        )
+        yield Picture(
+            _png(0.5 + change / (2 * largest)), f"the change, {(high - low) / (2 * largest):.1f} times"
+        )
+
+
+def _nearest_witness(table: MarginTable, sample: Sample) -> tuple[np.ndarray, int] | None:
+    """Of the search that came nearest, for a sample that had to be searched."""
+    row = sample.row
+    columns = [
+        c
+        for c in table.columns
+        if c.norm == sample.norm
+        and c.witness is not None
+        and has_end(c, "upper")
+        and 0 < c.distance[row] < np.inf
+    ]
+    if not columns:
+        return None
+    best = min(columns, key=lambda c: float(c.distance[row]))
+    assert best.witness is not None
+    return best.witness[row], int(best.rival[row])
+
+
+def _is_image(inputs: np.ndarray) -> bool:
+    shape = inputs.shape[1:]
+    return len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3))
+
+
+def _box(table: MarginTable) -> tuple[float, float]:
+    """Black and white: the threat's box, else the values there are."""
+    threat = table.meta.get("threat", {})
+    assert table.input is not None
+    low, high = threat.get("low"), threat.get("high")
+    ends = [
+        float(end) if isinstance(end, int | float) else float(found(table.input))
+        for end, found in ((low, np.min), (high, np.max))
+    ]
+    return ends[0], max(ends[1], ends[0] + 1e-12)
+
+
+def _png(image: np.ndarray) -> str:
+    """An image of values in [0, 1] as a PNG's data: URI."""
+    from PIL import Image
+
+    pixels = (np.clip(np.nan_to_num(image), 0, 1) * 255).round().astype(np.uint8)
+    if pixels.ndim == 3:
+        pixels = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    step = -(-max(pixels.shape[:2]) // LARGEST)
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels[::step, ::step])).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,125 @@
+"""What goes to a terminal: at most 80 columns wide, and readable without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from rich.console import RenderableType
+from rich.table import Table
+
+from marginkit.compare import Comparison
+from marginkit.report import rows as of
+from marginkit.report.rows import Rows, number, percent
+from marginkit.report.words import figures
+from marginkit.statistics.brackets import ends, norms, robust
+from marginkit.statistics.flags import Flag, table_flags
+from marginkit.statistics.groups import GroupComparison
+from marginkit.statistics.location import median
+from marginkit.table import MarginTable
+
+
+def overview(comparison: Comparison) -> Iterator[RenderableType]:
+    """Tables at most 80 columns wide, each with a heading; all numbers are for the shared samples."""
+    c = comparison
+    yield f"A (baseline): {c.baseline}\nB:            {c.other}"
+    yield f"{c.n} samples in both; accuracy A {c.accuracy[0]:.2%}, B {c.accuracy[1]:.2%}"
+    if any(c.only):
+        yield f"left out: {c.only[0]} samples only in A, {c.only[1]} only in B"
+    if c.left_out:
+        yield f"left out: columns of one file only: {', '.join(c.left_out)}"
+    for rows in of.of_comparison(c):
+        yield from _shown(rows)
+    yield from flags(c.flags)
+
+
+def in_depth(comparison: Comparison) -> Iterator[RenderableType]:
+    """The longer tables: layers and classes."""
+    for rows in of.in_depth(comparison):
+        yield from _shown(rows)
+
+
+def group_overview(c: GroupComparison) -> Iterator[RenderableType]:
+    """The table of two groups."""
+    for letter, name, files, right in zip("AB", (c.baseline, c.other), c.files, c.accuracy, strict=True):
+        yield f"{letter}: {name}, {len(files)} models, accuracy {np.mean(right):.2%}: {', '.join(files)}"
+    yield f"{c.n} samples in all"
+    yield from _shown(of.of_groups(c))
+
+
+def several(comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:
+    """The table against the baseline."""
+    yield from _shown(of.against_baseline(comparisons))
+
+
+def flags(found: Sequence[Flag]) -> Iterator[RenderableType]:
+    """The doubts, if any."""
+    if found:
+        yield "\nBefore you believe it:"
+        yield from (f"- {flag.text}" for flag in found)
+
+
+def summary(table: MarginTable) -> Iterator[RenderableType]:
+    """What was measured: a row a column."""
+    found = figures(table)
+    rows = [
+        (
+            name,
+            column["kind"],
+            number(column["median"]),
+            *tuple(str(column[key]) for key in ("ok", "misclassified", "exhausted")),
+        )
+        for name, column in found["columns"].items()
+    ]
+    yield f"{found['n']} samples, accuracy {found['accuracy']:.2%}"
+    headings = ("column", "kind", "median", "ok", "misclassified", "exhausted")
+    yield _table(Rows("", "", headings, tuple(rows)))
+
+
+def contents(table: MarginTable) -> Iterator[RenderableType]:
+    """What is in a file: provenance, columns, brackets and flags."""
+    yield from _provenance(table)
+    yield from summary(table)
+    rows = []
+    for norm in norms(table, [column.name for column in table.columns]):
+        known = ends(table, norm)
+        middle = np.array([median(known.upper)])
+        shares = [percent(float(robust(end, middle)[0])) for end in (known.lower, known.upper)]
+        rows.append((norm, number(median(known.lower)), number(middle[0]), *shares))
+    yield from _shown(
+        Rows(
+            "Brackets: the distance is at least what is certified, at most what was found",
+            "the last two: share of samples certified, and not broken, at the median found",
+            ("norm", "median certified", "median found", "certified", "unbroken"),
+            tuple(rows),
+        )
+    )
+    yield from flags(list(table_flags(table, "the table")))
+
+
+def _provenance(table: MarginTable) -> Iterator[str]:
+    data, threat = table.meta.get("dataset", {}), table.meta.get("threat", {})
+    checkpoint = table.meta.get("checkpoint", {})
+    yield f"data:    {data.get('name', 'unknown')} {data.get('split', '')}".rstrip()
+    yield f"box:     {threat.get('low')} to {threat.get('high')}"
+    yield f"model:   {checkpoint.get('file', 'unknown')} {str(checkpoint.get('sha256', ''))[:12]}".rstrip()
+    if table.meta.get("command"):
+        yield f"command: {' '.join(map(str, table.meta['command']))}"
+
+
+def _shown(rows: Rows) -> Iterator[RenderableType]:
+    if rows.rows:
+        yield ""
+        yield rows.title
+        if rows.note:
+            yield f"({rows.note})"
+        yield _table(rows)
+
+
+def _table(rows: Rows) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, heading in enumerate(rows.headings):
+        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
+    for row in rows.rows:
+        table.add_row(*row)
+    return table

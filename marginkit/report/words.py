@@ -1,0 +1,123 @@
+"""Plain words that claim no more than the statistics do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from marginkit.compare import Comparison
+from marginkit.kinds import Kind, Status
+from marginkit.report.rows import bounding, interval, number, p_value
+from marginkit.statistics.columns import ColumnComparison
+from marginkit.statistics.groups import GroupColumn, GroupComparison
+from marginkit.statistics.location import median
+from marginkit.table import MarginTable
+
+SIGNIFICANT = 0.05
+WHAT = {Kind.UPPER: "distances", Kind.LOWER: "certified distances", Kind.EXACT: "exact distances"}
+TWO_CHECKPOINTS = (
+    "This compares two checkpoints, not two ways of training: that would take several seeds of each."
+)
+
+
+def sentences(c: Comparison) -> Iterator[str]:
+    """One a column that bounds something, one for what the brackets decide, and how far the claim goes."""
+    for row in bounding(c):
+        yield _column(row)
+    for found in c.brackets:
+        if found.baseline or found.other:
+            yield (
+                f"{found.norm}: proved beyond doubt, B is farther on {found.other} samples and nearer on"
+                f" {found.baseline}; on {found.undecided} the brackets overlap."
+            )
+    yield TWO_CHECKPOINTS
+
+
+def _column(row: ColumnComparison) -> str:
+    if not row.n:
+        return f"{row.name}: no sample has a number in both."
+    if row.wilcoxon is None:
+        return f"{row.name}: the two models' distances are identical."
+    low, high = row.interval
+    means = f"{number(row.mean[0])} for A, {number(row.mean[1])} for B"
+    if row.rope and -row.rope < low <= high < row.rope:
+        return (
+            f"{row.name}: practically equal (mean distance {means}; the interval {interval(row.interval)}"
+            f" lies within {number(row.rope)} of 0)."
+        )
+    if low <= 0 <= high:
+        return (
+            f"{row.name}: no difference is established (mean distance {means}; the interval"
+            f" {interval(row.interval)} holds 0)."
+        )
+    if not _significant(row.adjusted):
+        return (
+            f"{row.name}: no difference is established (mean distance {means}; after Holm's adjustment"
+            f" p = {p_value(row.adjusted)})."
+        )
+    verb = "larger" if low > 0 else "smaller"
+    share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
+    won = f"farther on {row.wins} of {row.n} samples"
+    unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
+    return f"{row.name}: B's {WHAT[row.kind]} are {verb} on average: {means}{share}; {won}{unsure}."
+
+
+def _undecided(row: ColumnComparison) -> bool:
+    """Whether the difference's sign depends on the fate of exhausted searches."""
+    return row.extremes[0] < 0 < row.extremes[1]
+
+
+def _significant(p: float | None) -> bool:
+    return p is not None and p < SIGNIFICANT
+
+
+def group_sentences(c: GroupComparison) -> Iterator[str]:
+    """One a column that bounds something, and how far the claim goes."""
+    for row in c.columns:
+        if row.kind is not Kind.ESTIMATE:
+            yield _group_column(row, c)
+    models = min(map(len, c.files))
+    if models < 2:
+        yield "A group of one model says nothing about its way of training: measure several seeds."
+    elif models < 5:
+        yield f"With {models} models in a group, how much models vary is hardly more than a guess."
+
+
+def _group_column(row: GroupColumn, c: GroupComparison) -> str:
+    low, high = row.interval
+    means = f"{number(row.mean[0])} for {c.baseline}, {number(row.mean[1])} for {c.other}"
+    if low == high == 0:
+        return f"{row.name}: the two groups' distances are identical."
+    if low <= 0 <= high:
+        return f"{row.name}: no difference is established ({means}; {interval(row.interval)} holds 0)."
+    if min(map(len, c.files)) < 2:
+        return f"{row.name}: {means}, a difference between these models."
+    if not _significant(row.adjusted):
+        return f"{row.name}: no difference is established ({means}; Welch's p {p_value(row.adjusted)})."
+    verb = "larger" if low > 0 else "smaller"
+    how_sure = f"interval {interval(row.interval)}, Welch's p {p_value(row.adjusted)}"
+    return f"{row.name}: {c.other}'s {WHAT[row.kind]} are {verb} on average: {means}; {how_sure}."
+
+
+def figures(table: MarginTable) -> dict[str, Any]:
+    """What `summary` shows, for machines."""
+    columns = {
+        column.name: {
+            "kind": str(column.kind),
+            "median": median(column.distance),
+            **{status.name.lower(): int((column.status == status).sum()) for status in Status},
+        }
+        for column in table.columns
+    }
+    return {"n": len(table), "accuracy": float((table.predicted == table.label).mean()), "columns": columns}
+
+
+def verdict(comparisons: Sequence[Comparison]) -> str:
+    """One line for the top of a report: how many differences are established."""
+    rows = [row for c in comparisons for row in bounding(c)]
+    sure = [r for r in rows if _significant(r.adjusted) and not r.interval[0] <= 0 <= r.interval[1]]
+    larger = sum(r.difference > 0 for r in sure)
+    return (
+        f"{len(rows)} measures of distance compared: significantly larger than the baseline's on {larger},"
+        f" smaller on {len(sure) - larger}, not established on {len(rows) - len(sure)}."
+    )

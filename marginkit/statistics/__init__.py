@@ -1,0 +1,1 @@
+"""What `compare` is made of: each file one question. Imports no torch."""
