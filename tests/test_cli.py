@@ -63,7 +63,7 @@ def test_the_users_own_arrays(here):
     run("measure", "--norms", "l1,l2,linf", "--limit", 10)
     table = read(here / "margins.h5")
     assert len(table) == 10
-    l1, l2, linf = (np.median(table[f"deepfool.{norm}"].distance) for norm in ("l1", "l2", "linf"))
+    l1, l2, linf = (np.median(table[f"nearest.{norm}"].distance) for norm in ("l1", "l2", "linf"))
     assert l1 >= l2 >= linf >= 0
 
 
@@ -114,7 +114,7 @@ def test_methods_and_datasets_are_listed():
 
 def test_demo(here):
     out = run("demo").stdout
-    assert "pgd.linf: B's distances are" in out
+    assert "nearest.linf: B's distances are" in out
     assert "two checkpoints" in out
     assert sorted(path.suffix for path in (here / "marginkit-demo").glob("*.h5")) == [".h5", ".h5"]
     assert "exists" in run("demo", code=1).output
@@ -176,8 +176,8 @@ MISTAKES = [
     ("measure --methods ,", 2, "give at least one name"),
     ("measure --norms l7", 2, "unknown norm 'l7'"),
     ("measure --limit 0", 2, "0 is not in the range x>=1"),
-    ("measure --option deepfool.step=3", 2, "deepfool has no option 'step'"),
-    ("measure --option deepfool.steps=many", 2, "deepfool: option steps is 'many'"),
+    ("measure --option nearest.step=3", 2, "nearest has no option 'step'"),
+    ("measure --option nearest.rivals=many", 2, "nearest: option rivals is 'many'"),
     ("measure --option steps=3", 2, "names no method"),
     ("measure --option steps", 2, "'steps' is not NAME=VALUE"),
     ("measure --bounds 1,0", 2, "the lower bound 1 is not below"),

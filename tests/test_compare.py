@@ -216,7 +216,7 @@ def test_tau_is_the_given_one_else_the_smaller_limit_else_the_largest_found():
     assert (only_column(compare(a, b)).tau, only_column(compare(a, b)).tau_is) == (5.0, "largest found")
     given = only_column(compare(a, b, settings=Settings(taus={"l2": 2.5})))
     assert (given.tau, given.tau_is, given.mean) == (2.5, "given", (2.0, pytest.approx(7 / 3)))
-    limited = {"options": {"radius": 4.0}}
+    limited = {"options": {"eps": [4.0]}}
     found = only_column(compare(replace_columns(a, **limited), replace_columns(b, **limited)))
     assert (found.tau, found.tau_is) == (4.0, "search limit")
     assert found.extremes == (found.difference, found.difference), "nothing within the limit was missed"

@@ -1,0 +1,197 @@
+"""`nearest` beside other libraries: `python tests/benchmarks/search.py --data-root DIR`.
+
+The same cnn trained with cross-entropy and with PGD (Linf .1) on Fashion-MNIST; the first test samples. All
+adversarial inputs are verified in the same way: misclassified, inside the box, at the distance in float64;
+a failure counts as infinitely far. Seconds are those of the processor, on one thread, so that other jobs on
+the machine count little; every search runs `--repeats` times in turn and the median is shown.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import click
+import numpy as np
+import torch
+from peers import peers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from marginkit.data import Data, Source, batches, load
+from marginkit.margins.descent import descend, likelihood, steepest
+from marginkit.margins.nearest import EFFORTS, Nearest
+from marginkit.models import ARCHITECTURES
+from marginkit.norms import LINF, NORMS, Norm
+from marginkit.types import Threat
+
+EPS, STEPS = 0.1, 5
+Found = tuple[float, np.ndarray]  # seconds, distances
+
+
+def trained(kind: str, folder: Path, data: Data, epochs: int) -> nn.Module:
+    """The model of that kind from the folder, or trained and put there."""
+    torch.manual_seed(0)
+    model = ARCHITECTURES["cnn"]()(data.shape, data.classes)
+    path = folder / f"{data.name}-{kind}.state.pt"
+    if path.exists():
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model.eval()
+    steps = epochs * -(-len(data) // 128)
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for _ in range(epochs):
+        order = torch.randperm(len(data)).tolist()
+        for _, x, y in batches(data, 128, positions=order):
+            if kind == "robust":
+                x = attacked(model, x, y)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            schedule.step()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), path)
+    return model.eval()
+
+
+def attacked(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """PGD from a random point of the ball; inputs that have crossed already stay where they crossed."""
+    radius = torch.full((len(x),), EPS)
+    start = EPS * (2 * torch.rand_like(x) - 1)
+    found = descend(model, x, y, Threat(LINF), radius, start, likelihood(y), [0.3] * STEPS, steepest)
+    return torch.where(found.isnan(), (x + start).clamp(0, 1), found).detach()
+
+
+def distances(model: nn.Module, x: Tensor, y: Tensor, found: Tensor, norm: Norm) -> np.ndarray:
+    """Verified; 0 where the clean input is misclassified, inf where the search failed."""
+    with torch.no_grad():
+        wrong, clean = model(found).argmax(1) != y, model(x).argmax(1) != y
+    inside = ((found >= -1e-6) & (found <= 1 + 1e-6)).flatten(1).all(1)
+    length = norm.length(found.double() - x.double())
+    return torch.where(clean, 0, torch.where(wrong & inside, length, torch.inf)).numpy()
+
+
+def timed(search: Callable[[], Tensor]) -> tuple[float, Tensor]:
+    """Seconds of the processor, and what was found."""
+    start = time.process_time()
+    found = search()
+    return time.process_time() - start, found.detach()
+
+
+def one_pass(model: nn.Module, x: Tensor, repeats: int = 7) -> float:
+    """Processor seconds a sample of one forward and backward pass to the input."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.process_time()
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).amax(1).sum(), leaf)
+        seconds.append(time.process_time() - start)
+    return median(seconds) / len(x)
+
+
+class Counting(nn.Module):
+    """Counts samples that pass forward and backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Around a model."""
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the model."""
+        self.forwards += len(x)
+        if x.requires_grad:
+            x.register_hook(self._back)
+        scores: Tensor = self.model(x)
+        return scores
+
+    def _back(self, gradient: Tensor) -> None:
+        self.backwards += len(gradient)
+
+
+def cell(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, classes: int, repeats: int) -> dict[str, Found]:
+    """Every search in turn: its median seconds and its distances."""
+    threat = Threat(norm)
+    searches: dict[str, Callable[[], Tensor]] = {
+        f"nearest {effort}": lambda effort=effort: Nearest(effort)(model, x, y, threat).witness  # type: ignore[misc]
+        for effort in EFFORTS
+    }
+    for name, peer in peers(norm, classes).items():
+        searches[name] = lambda peer=peer: peer(model, x, y)  # type: ignore[misc]
+    seconds: dict[str, list[float]] = {name: [] for name in searches}
+    found: dict[str, np.ndarray] = {}
+    for repeat in range(repeats):
+        for name, search in searches.items():
+            if repeat and ("tight" in name or "thorough" in name):
+                continue  # nobody's time is compared with theirs
+            spent, witness = timed(search)
+            seconds[name].append(spent)
+            found[name] = distances(model, x, y, witness.nan_to_num(nan=-1.0), norm)
+    return {name: (median(seconds[name]), found[name]) for name in searches}
+
+
+def show(title: str, results: dict[str, Found], model: nn.Module, x: Tensor, y: Tensor, norm: Norm) -> None:
+    """The table of one cell, and what `nearest` spends outside the network."""
+    least = np.min([d for name, (_, d) in results.items() if not name.startswith("nearest")], axis=0)
+    right = least > 0
+    table = Table("", "s", "success", "median", "mean", "median ratio", "<= 1 %", "worst", title=title)
+    for name, (seconds, d) in results.items():
+        ratio = d[right] / least[right]
+        row = [np.isfinite(d).mean(), np.median(d), d.mean()]
+        row += [np.median(ratio), (ratio <= 1.01).mean(), ratio.max()]
+        table.add_row(name, f"{seconds:.2f}", *[f"{value:.4f}" for value in row])
+    console = Console(width=110)
+    console.print(table)
+    single = one_pass(model, x)
+    for effort in ("fast", "balanced"):
+        counting = Counting(model).eval()
+        spent, _ = timed(lambda: Nearest(effort)(counting, x, y, Threat(norm)).witness)  # type: ignore[arg-type, return-value]  # noqa: B023
+        passes, back = counting.forwards / len(x), counting.backwards / len(x)
+        console.print(
+            f"nearest {effort}: {passes:.0f} forward, {back:.0f} backward passes a sample; time /"
+            f" (forward passes x one forward and backward) = {spent / len(x) / passes / single:.2f}"
+        )
+    for effort, peer in FASTER:
+        if peer in results:
+            ratio = results[peer][0] / results[f"nearest {effort}"][0]
+            console.print(f"nearest {effort} is {ratio:.1f}x as fast as {peer}")
+
+
+FASTER = [
+    ("fast", "torchattacks DeepFool"),
+    ("fast", "foolbox DeepFool"),
+    ("fast", "torchattacks FAB(10)"),
+    ("balanced", "foolbox DDN(100)"),
+    ("balanced", "foolbox FMN(100)"),
+]
+
+
+@click.command()
+@click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--models", type=click.Path(path_type=Path), default=Path("bench-models"), show_default=True)
+@click.option("--samples", default=256, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--norms", default="l2,linf", show_default=True)
+def main(data_root: Path, models: Path, samples: int, repeats: int, norms: str) -> None:
+    """Trains the two models where they are missing, and prints a table for each model and norm."""
+    torch.set_num_threads(1)
+    train, test = (load("fashion-mnist", Source(split=split, root=data_root)) for split in ("train", "test"))
+    x, y = test.inputs(list(range(samples))), torch.from_numpy(test.labels[:samples])
+    for kind, epochs in (("standard", 4), ("robust", 5)):
+        model = trained(kind, models, train, epochs)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        for name in norms.split(","):
+            results = cell(model, x, y, NORMS[name], test.classes, repeats)
+            show(f"{kind}, {name}, {samples} samples", results, model, x, y, NORMS[name])
+
+
+if __name__ == "__main__":
+    main()
