@@ -14,6 +14,7 @@ import numpy as np
 
 from marginkit.statistics import columns as of_columns
 from marginkit.statistics import radii as of_radii
+from marginkit.statistics.attacks import Attacked, attacked
 from marginkit.statistics.brackets import Decided, decided, ends, norms
 from marginkit.statistics.columns import ColumnComparison, cut
 from marginkit.statistics.flags import Flag, pair_flags, table_flags
@@ -60,6 +61,7 @@ class Comparison:
         columns, robust, brackets, faithfulness, classes, samples: the statistics.
         signatures: each table's margin distributions by layer.
         tests: how many p-values the adjusted ones are adjusted for.
+        attacks: what each attack at given radii left standing, in each table.
         left_out: columns that only one table has.
         flags: what to know before believing it.
     """
@@ -76,6 +78,7 @@ class Comparison:
     classes: tuple[ClassRow, ...]
     samples: tuple[Sample, ...]
     signatures: tuple[tuple[Signature, ...], tuple[Signature, ...]]
+    attacks: tuple[tuple[Attacked, ...], tuple[Attacked, ...]]
     left_out: tuple[str, ...]
     flags: tuple[Flag, ...]
     tests: int = 0
@@ -147,6 +150,7 @@ def _compare(
         classes=tuple(row for norm, e in searched.items() for row in by_class(norm, a, b, e, taus[norm])),
         samples=tuple(row for norm, e in searched.items() for row in notable(norm, a, b, e, taus[norm])),
         signatures=(tuple(signatures(a)), tuple(signatures(b))),
+        attacks=(tuple(attacked(a, shared)), tuple(attacked(b, shared))),
         left_out=tuple(sorted({c.name for t in (a, b) for c in t.columns} - set(shared))),
         flags=(
             *table_flags(a, labels[0]),

@@ -25,6 +25,7 @@ from marginkit.logits import check_scores, logit_margin, refuse_probabilities
 from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
 from marginkit.progress import Track, silent
+from marginkit.statistics.attacks import attacked
 from marginkit.table import INPUT, Column, MarginTable
 from marginkit.types import Bracket, Estimate, Method, Threat
 from marginkit.variance import activation_variance
@@ -97,6 +98,8 @@ def measure(
         "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
         "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
     }
+    if robust := [asdict(row) for row in attacked(whole)]:
+        about["robust_accuracy"] = robust
     return replace(whole, meta={**(meta or {}), **about})
 
 

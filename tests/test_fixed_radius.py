@@ -7,11 +7,15 @@ import torch
 from closed_form import Function, linear
 from torch.testing import assert_close
 
+from marginkit.compare import compare
+from marginkit.data import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.margins import METHODS
 from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
+from marginkit.measure import measure
 from marginkit.norms import L2, LINF
+from marginkit.report.words import figures
 from marginkit.types import Threat
 
 attacks = pytest.mark.parametrize("name", ["fgsm", "bim", "fixed_pgd"])
@@ -87,3 +91,21 @@ def test_random_starts_are_seeded(network, samples):
 def test_radii_are_positive(name, eps):
     with pytest.raises(UsageError, match="at least one radius"):
         METHODS[name](eps=eps)
+
+
+def test_the_tables_robust_accuracy_is_the_share_that_withstood(network):
+    """In the file, in the summary and beside another model's."""
+    methods = {"bim": BIM((0.1, 0.3)), "ce": FGSM((0.2,), "cross_entropy")}
+    table = measure(network, load("digits"), methods, ("linf",), limit=30)
+    rows = {(row["name"], row["radius"]): row for row in table.meta["robust_accuracy"]}
+    assert list(rows) == [("bim.linf", 0.1), ("bim.linf", 0.3), ("ce.linf", 0.2)]
+    right = (table.predicted == table.label).mean()
+    some, more = (rows["bim.linf", eps]["robust"] for eps in (0.1, 0.3))
+    assert right >= some >= more
+    assert some == (table["bim.linf"].distance > 0.1).mean()
+    found = compare(table, table)
+    assert found.attacks[0] == found.attacks[1]
+    assert [row.robust for row in found.attacks[0]] == [row["robust"] for row in rows.values()]
+    assert figures(table)["attacks"] == table.meta["robust_accuracy"]
+    assert found.columns[0].tau == 0.3
+    assert not any(flag.code == "exhausted" for flag in found.flags)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from marginkit.compare import Comparison
+from marginkit.statistics.attacks import attacked
 from marginkit.statistics.columns import ColumnComparison
 from marginkit.statistics.groups import GroupComparison
 from marginkit.statistics.layers import Signature
-from marginkit.table import INPUT
+from marginkit.table import INPUT, MarginTable
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def percent(share: float) -> str:
 
 def of_comparison(c: Comparison) -> Iterator[Rows]:
     """The tables of figures, most important first; empty ones are left out."""
-    tables = (_distances(c), _differences(c), _robust(c), _brackets(c), _faithful(c))
+    tables = (_distances(c), _differences(c), _robust(c), _attacks(c), _brackets(c), _faithful(c))
     yield from (table for table in tables if table.rows)
 
 
@@ -122,6 +123,29 @@ def _robust(c: Comparison) -> Rows:
             for r in c.robust
         ),
     )
+
+
+ATTACKS = (
+    "Robust accuracy under attacks at given radii",
+    "each attack by itself; stuck: samples on which it failed for a gradient of exactly zero",
+)
+
+
+def _attacks(c: Comparison) -> Rows:
+    return Rows(
+        *ATTACKS,
+        ("attack", "eps", "A", "B", "stuck A", "stuck B"),
+        tuple(
+            (a.name, number(a.radius), *map(percent, (a.robust, b.robust, a.zero_gradient, b.zero_gradient)))
+            for a, b in zip(*c.attacks, strict=True)
+        ),
+    )
+
+
+def of_attacks(table: MarginTable) -> Rows:
+    """Of one table."""
+    rows = ((a.name, number(a.radius), percent(a.robust), percent(a.zero_gradient)) for a in attacked(table))
+    return Rows(*ATTACKS, ("attack", "eps", "robust", "stuck"), tuple(rows))
 
 
 def _brackets(c: Comparison) -> Rows:

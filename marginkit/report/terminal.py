@@ -74,6 +74,7 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     yield f"{found['n']} samples, accuracy {found['accuracy']:.2%}"
     headings = ("column", "kind", "median", "ok", "misclassified", "exhausted")
     yield _table(Rows("", "", headings, tuple(rows)))
+    yield from _shown(of.of_attacks(table))
 
 
 def contents(table: MarginTable) -> Iterator[RenderableType]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from marginkit.compare import Comparison
 from marginkit.kinds import Kind, Status
 from marginkit.report.rows import bounding, interval, number, p_value
+from marginkit.statistics.attacks import attacked
 from marginkit.statistics.columns import ColumnComparison
 from marginkit.statistics.groups import GroupColumn, GroupComparison
 from marginkit.statistics.location import median
@@ -109,7 +111,12 @@ def figures(table: MarginTable) -> dict[str, Any]:
         }
         for column in table.columns
     }
-    return {"n": len(table), "accuracy": float((table.predicted == table.label).mean()), "columns": columns}
+    return {
+        "n": len(table),
+        "accuracy": float((table.predicted == table.label).mean()),
+        "columns": columns,
+        "attacks": [asdict(row) for row in attacked(table)],
+    }
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
