@@ -1,5 +1,6 @@
 """The methods that answer how far a sample is from the decision boundary; one file each."""
 
+from marginkit.margins.crown import Crown
 from marginkit.margins.deepfool import DeepFool
 from marginkit.margins.first_order import FirstOrder
 from marginkit.margins.pgd import PGD
@@ -9,4 +10,5 @@ METHODS: dict[str, type[Method]] = {
     "first_order": FirstOrder,
     "deepfool": DeepFool,
     "pgd": PGD,
+    "crown": Crown,
 }
