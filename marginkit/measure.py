@@ -131,9 +131,9 @@ def _columns(
         return
     distance = answer.lower if method.kind is Kind.LOWER else answer.upper
     arrays = [_array(part) for part in (distance, answer.status, answer.rival)]
-    if witnesses and answer.witness is not None:
-        arrays.append(_array(answer.witness))
-    yield Column(name, threat.norm.name, INPUT, method.kind, options, *arrays)
+    witness = _array(answer.witness) if witnesses and answer.witness is not None else None
+    column = Column(name, threat.norm.name, INPUT, method.kind, options, *arrays)
+    yield replace(column, witness=witness, note=answer.note)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

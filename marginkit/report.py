@@ -79,6 +79,7 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
         counts = [str(column[key]) for key in ("ok", "misclassified", "exhausted")]
         rows.add_row(name, column["kind"], _number(column["median"]), *counts)
     yield from (f"{found['n']} samples, accuracy {found['accuracy']:.2%}", rows)
+    yield from (f"{column.name}: unsupported, {column.note}" for column in table.columns if column.note)
 
 
 def _sentence(row: ColumnComparison) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
 
-from marginkit.bounds.modules import Call, Op, Symbol, from_function, from_module, symbols
-from marginkit.bounds.ops import Shape
+from marginkit.bounds.call import Call, Op, Symbol, symbols
+from marginkit.bounds.functions import from_function
+from marginkit.bounds.modules import from_module
+from marginkit.bounds.ops import Affine, Nonlinear, Shape
 from marginkit.bounds.unsupported import Unsupported
 from marginkit.models import Normalize
 
@@ -50,9 +52,14 @@ class Graph:
         return values[-1]
 
 
-def nonlinear(node: Node) -> bool:
+def nonlinear(op: Op | None) -> TypeGuard[Nonlinear]:
     """Whether lines are needed to go through it."""
-    return node.op is not None and hasattr(node.op, "lines")
+    return hasattr(op, "lines")
+
+
+def affine(op: Op | None) -> TypeGuard[Affine]:
+    """Whether it has a transpose."""
+    return hasattr(op, "transpose")
 
 
 def trace(model: nn.Module, x: Tensor) -> Graph:
@@ -131,10 +138,9 @@ class _Builder(fx.Interpreter):
         )
         if op is None:
             return inputs[0]
-        straight = hasattr(op, "transpose")
-        mixes = min(2, max(source.mixes for source in sources) + (op.mixes if straight else 2))
-        affine = straight and all(source.affine for source in sources)
-        return self._append(Node(op, inputs, call.shape, mixes, affine))
+        mixes = max(source.mixes for source in sources) + (op.mixes if affine(op) else 2)
+        straight = affine(op) and all(source.affine for source in sources)
+        return self._append(Node(op, inputs, call.shape, min(2, mixes), straight))
 
     def _append(self, node: Node) -> int:
         self.found.append(node)

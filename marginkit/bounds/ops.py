@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_input, conv2d_input
 
 Interval = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
 
 
+@runtime_checkable
 class Lines(Protocol):
     """A lower and an upper linear function of a nonlinear operation's input."""
 
@@ -27,6 +29,7 @@ class Lines(Protocol):
         ...
 
 
+@runtime_checkable
 class Affine(Protocol):
     """An affine operation of one input or of several.
 
@@ -51,6 +54,7 @@ class Affine(Protocol):
         ...
 
 
+@runtime_checkable
 class Nonlinear(Protocol):
     """An operation enclosed by lines.
 
@@ -92,7 +96,7 @@ class Dense:
         return _ends(self(centre), F.linear(radius, self.weight.abs()))
 
     def transpose(self, a: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
-        """a W."""
+        """Times the weight."""
         return (a @ self.weight,)
 
 
@@ -119,10 +123,12 @@ class Convolution:
 
     def transpose(self, a: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
         """The transposed convolution, in which every input entry keeps its place."""
-        back = torch.nn.grad.conv1d_input if self.weight.ndim == 3 else torch.nn.grad.conv2d_input
-        size = (len(a), *shapes[0])
-        options = (self.stride, self.padding, self.dilation, self.groups)
-        return (back(size, self.weight, a, *options),)  # type: ignore[arg-type]
+        return (self.transpose_to((len(a), *shapes[0]), a, self.padding),)
+
+    def transpose_to(self, size: Shape, a: Tensor, padding: Shape) -> Tensor:
+        """The same to inputs of another size, padded otherwise."""
+        back: Callable[..., Tensor] = conv1d_input if self.weight.ndim == 3 else conv2d_input
+        return back(size, self.weight, a, self.stride, padding, self.dilation, self.groups)
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         convolve: Callable[..., Tensor] = F.conv1d if weight.ndim == 3 else F.conv2d
@@ -151,9 +157,29 @@ class Scale:
         return ((a * self.scale).sum_to_size(len(a), *shapes[0]),)
 
 
+@dataclass(frozen=True)
+class Reshape:
+    """The same entries in the same order."""
+
+    shape: Shape
+    mixes: ClassVar[int] = 0
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The value."""
+        return inputs[0].reshape(len(inputs[0]), *self.shape)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """End by end."""
+        return self(inputs[0][0]), self(inputs[0][1])
+
+    def transpose(self, a: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
+        """The shape it had."""
+        return (a.reshape(len(a), *shapes[0]),)
+
+
 @dataclass(frozen=True, eq=False)
 class Positive:
-    """A linear operation whose weights are not negative: reshaping, averaging, adding two branches."""
+    """A linear operation whose weights are not negative: averaging, rearranging, adding two branches."""
 
     function: Callable[..., Tensor]
     mixes: int
@@ -172,6 +198,26 @@ class Positive:
             inputs = [a.new_zeros((len(a), *shape)).requires_grad_() for shape in shapes]
             out = self(*inputs)
             return torch.autograd.grad(out, inputs, a, create_graph=a.requires_grad)
+
+
+@dataclass(frozen=True, eq=False)
+class Difference:
+    """a - b of two values."""
+
+    mixes: ClassVar[int] = 2
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The value."""
+        return inputs[0] - inputs[1]
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """The ends of b change places."""
+        (low, high), (less, more) = inputs
+        return low - more, high - less
+
+    def transpose(self, a: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
+        """Both, the second negative."""
+        return a, -a
 
 
 def _ball(interval: Interval) -> tuple[Tensor, Tensor]:

@@ -84,4 +84,4 @@ class Windows:
         entries = up * self.lower.unsqueeze(1) + down * self.upper.unsqueeze(1)
         back = self.pool.scatter(entries.flatten(0, 1), self.shape)
         offset = (down.squeeze(3) * self.offset.unsqueeze(1)).sum((2, 3))
-        return back.unflatten(0, entries.shape[:2]), offset
+        return back.reshape(*entries.shape[:2], *self.shape), offset

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
@@ -12,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marginkit.bounds.ball import Ball
-from marginkit.bounds.graph import Graph, nonlinear
-from marginkit.bounds.modules import Op
-from marginkit.bounds.ops import Affine, Interval, Lines, Nonlinear
-from marginkit.bounds.relaxations import inner
+from marginkit.bounds.graph import Graph, affine, nonlinear
+from marginkit.bounds.ops import Convolution, Interval, Lines, Scale
+from marginkit.bounds.relaxations import Sloped, inner
+from marginkit.bounds.window import Coefficients, single_entries
 
 Tightness = Literal["ibp", "crown-ibp", "crown"]
 
@@ -43,44 +42,43 @@ class Propagation:
         known = _Known(graph, ball)
         tighten = [False] * len(graph.nodes)
         for node in graph.nodes:
-            if nonlinear(node):
+            if nonlinear(node.op):
                 source = graph.nodes[node.inputs[0]]
                 inexact = source.mixes == 2 or ball.norm.p != torch.inf
-                goes_back = source.affine or (self.tightness == "crown" and not nonlinear(source))
+                goes_back = source.affine or (self.tightness == "crown" and not nonlinear(source.op))
                 tighten[node.inputs[0]] = inexact and goes_back
-        last = max((i for i, node in enumerate(graph.nodes) if nonlinear(node)), default=0)
+        last = max((i for i, node in enumerate(graph.nodes) if nonlinear(node.op)), default=0)
         for i, node in enumerate(graph.nodes[: last + 1]):
             known.intervals.append(known.forward(i))
             if tighten[i]:
                 known.intervals[i] = self._tightened(known, i)
-            if nonlinear(node):
+            if nonlinear(node.op):
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
-        return known.lowest(len(graph.nodes) - 1, targets, stop=self.tightness == "ibp")
+        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
 
     def _tightened(self, known: _Known, i: int) -> Interval:
-        """The interval met with the one that linear functions give, wherever that can matter."""
+        """The interval met with the one that linear functions give, where that can matter."""
         low, high = (end.flatten(1) for end in known.intervals[i])
-        users = [node.op for node in known.graph.nodes if i in node.inputs]
-        matters = low < high
-        if all(getattr(op, "piecewise", False) for op in users):
+        matters = torch.full_like(low, self.same, dtype=torch.bool) | (low < high)
+        if self.same:  # the published bound meets no intervals, and a tighter one can end up looser
+            low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
+        elif self.tightness == "crown" and all(
+            getattr(node.op, "piecewise", True) for node in known.graph.nodes
+        ):  # a stable neuron's lines are exact, and nothing else is made of its interval
             matters = (low < 0) & (high > 0)
-        for chosen in self._chunks(known, matters):
-            rows = torch.zeros(*chosen.shape, low.shape[1], dtype=low.dtype, device=low.device)
-            rows.scatter_(2, chosen.unsqueeze(2), 1)
-            rows = rows.view(*chosen.shape, *known.graph.nodes[i].shape)
-            least = known.lowest(i, rows, False)
-            most = -known.lowest(i, -rows, False)
-            low = low.scatter(1, chosen, torch.maximum(low.gather(1, chosen), least))
-            high = high.scatter(1, chosen, torch.minimum(high.gather(1, chosen), most))
-        shape = known.intervals[i][0].shape
-        return torch.minimum(low, high).view(shape), torch.maximum(low, high).view(shape)
-
-    def _chunks(self, known: _Known, matters: Tensor) -> Iterator[Tensor]:
-        """Positions [n, k] of what matters, a few at a time; a sample with fewer repeats others of its own."""
-        most = int(matters.sum(1).amax()) if matters.numel() else 0
-        order = matters.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+        shape = known.graph.nodes[i].shape
         widest = max(prod(node.shape) for node in known.graph.nodes)
-        return iter(order.split(max(1, self.entries // (widest * len(matters))), dim=1))
+        quick = known.graph.nodes[i].affine  # then the samples share the linear functions
+        wanted = matters.any(0, keepdim=True) if quick else matters
+        for rows, chosen in single_entries(wanted, shape, max(1, self.entries // (widest * len(low)))):
+            chosen = chosen.expand(len(low), -1)
+            least = known.lowest(i, rows, quick=quick)
+            most = -known.lowest(i, Coefficients(-rows.a, rows.window), quick=quick)
+            mine = matters.gather(1, chosen)  # not what another sample asked for
+            low = low.scatter(1, chosen, torch.where(mine, least, -torch.inf).maximum(low.gather(1, chosen)))
+            high = high.scatter(1, chosen, torch.where(mine, most, torch.inf).minimum(high.gather(1, chosen)))
+        low, high = low.view(-1, *shape), high.view(-1, *shape)
+        return torch.minimum(low, high), torch.maximum(low, high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +89,7 @@ class _Known:
     ball: Ball
     intervals: list[Interval] = field(default_factory=list)
     lines: dict[int, Lines] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
 
     def forward(self, i: int) -> Interval:
         """The interval rule of node i."""
@@ -99,38 +98,66 @@ class _Known:
             return self.ball.interval()
         return node.op.interval(*(self.intervals[j] for j in node.inputs))
 
-    def lowest(self, i: int, a: Tensor, stop: bool) -> Float[Tensor, "n rows"]:
-        """A lower bound of linear functions [b, rows, *shape] of node i; b = 1 where all samples share them.
+    def lowest(
+        self, i: int, wanted: Coefficients, stop: bool = False, quick: bool = False
+    ) -> Float[Tensor, "n rows"]:
+        """A lower bound of linear functions of node i.
 
         Args:
             i: the node.
-            a: coefficients.
+            wanted: the linear functions.
             stop: at nonlinear operations, and take their intervals.
+            quick: as in `Ball.lowest`.
         """
-        pending, total = {i: a}, a.new_zeros(1, a.shape[1])
+        pending, total = {i: wanted}, wanted.a.new_zeros(1, wanted.a.shape[1])
+
+        def add(k: int, more: Coefficients) -> None:
+            pending[k] = pending[k].plus(more, self.graph.nodes[k].shape) if k in pending else more
+
         for j in range(i, 0, -1):
             if j not in pending:
                 continue
-            a, node = pending.pop(j), self.graph.nodes[j]
+            c, node = pending.pop(j), self.graph.nodes[j]
             if j in self.lines and stop:
-                total = total + _over_interval(a, self.intervals[j])
+                total = total + _over_interval(c.whole(node.shape), self.intervals[j])
             elif j in self.lines:
-                back, offset = self.lines[j].backward(a)
+                lines = self.lines[j]
+                if isinstance(lines, Sloped):
+                    back, offset = lines.part(c.of).backward(c.a)
+                    add(node.inputs[0], Coefficients(back, c.window))
+                else:
+                    back, offset = lines.backward(c.whole(node.shape))
+                    add(node.inputs[0], Coefficients(back))
                 total = total + offset
-                _add(pending, node.inputs[0], back)
             else:
-                shapes = [self.graph.nodes[k].shape for k in node.inputs]
-                constant = node.op(*(a.new_zeros(1, *shape) for shape in shapes))
-                total = total + inner(a, constant)
-                for k, part in zip(node.inputs, node.op.transpose(a.flatten(0, 1), shapes), strict=True):
-                    _add(pending, k, part.unflatten(0, a.shape[:2]))
+                total = total + inner(c.a, c.of(self._constant(j)))
+                for k, part in zip(node.inputs, self._transposed(j, c), strict=True):
+                    add(k, part)
         if 0 in pending:
-            total = total + self.ball.lowest(pending[0])
+            ball = self.ball.part(pending[0].of)
+            total = total + ball.lowest(pending[0].a, quick)
         return total.expand(len(self.ball.x), -1)
 
+    def _transposed(self, j: int, c: Coefficients) -> list[Coefficients]:
+        node = self.graph.nodes[j]
+        shapes = [self.graph.nodes[k].shape for k in node.inputs]
+        if c.window is not None and isinstance(node.op, Convolution):
+            return [c.through(node.op, shapes[0])]
+        if c.window is not None and isinstance(node.op, Scale) and shapes[0] == node.shape:
+            return [Coefficients(c.a * c.of(node.op.scale.expand(node.shape)), c.window)]
+        a = c.whole(node.shape)
+        assert affine(node.op)
+        back = node.op.transpose(a.flatten(0, 1), shapes)
+        return [Coefficients(part.view(*a.shape[:2], *part.shape[1:])) for part in back]
 
-def _add(pending: dict[int, Tensor], k: int, a: Tensor) -> None:
-    pending[k] = pending[k] + a if k in pending else a
+    def _constant(self, j: int) -> Tensor:
+        """What node j is at zero."""
+        if j not in self.constants:
+            node = self.graph.nodes[j]
+            zeros = [self.ball.x.new_zeros(1, *self.graph.nodes[k].shape) for k in node.inputs]
+            assert node.op is not None
+            self.constants[j] = node.op(*zeros)
+        return self.constants[j]
 
 
 def _over_interval(a: Tensor, interval: Interval) -> Tensor:

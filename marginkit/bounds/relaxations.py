@@ -25,11 +25,17 @@ class Sloped:
     upper_slope: Tensor
     upper_offset: Tensor
 
+    def part(self, take: Callable[[Tensor], Tensor]) -> Sloped:
+        """Of some entries."""
+        return Sloped(*map(take, (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)))
+
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive coefficients take the lower line, negative ones the upper."""
-        up, down = a.clamp(min=0), a.clamp(max=0)
-        slope = up * self.lower_slope.unsqueeze(1) + down * self.upper_slope.unsqueeze(1)
-        return slope, inner(up, self.lower_offset) + inner(down, self.upper_offset)
+        """Positive coefficients take the lower line, negative ones the upper: the mean, and half the gap."""
+        size = a.abs()
+        slope, gap = self.lower_slope + self.upper_slope, self.lower_slope - self.upper_slope
+        offset, rise = self.lower_offset + self.upper_offset, self.lower_offset - self.upper_offset
+        back = torch.addcmul(a * (slope / 2).unsqueeze(1), size, (gap / 2).unsqueeze(1))
+        return back, (inner(a, offset) + inner(size, rise)) / 2
 
 
 def inner(a: Tensor, values: Tensor) -> Tensor:
@@ -169,7 +175,8 @@ class Smooth:
 
 def _gelu_slope(x: Tensor) -> Tensor:
     density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
-    return torch.special.ndtr(x) + x * density
+    below: Tensor = torch.special.ndtr(x)
+    return below + x * density
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

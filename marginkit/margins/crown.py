@@ -49,7 +49,7 @@ class Crown:
 
     def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         widest = max(prod(node.shape) for node in graph.nodes)
-        parts = torch.arange(len(x), device=x.device).split(max(1, self.memory // (16 * widest)))
+        parts = torch.split(torch.arange(len(x), device=x.device), max(1, self.memory // (16 * widest)))
         found = [self._search(graph, x[part], y[part], threat) for part in parts]
         return torch.cat([radius for radius, _ in found]), torch.cat([rival for _, rival in found])
 
@@ -75,7 +75,9 @@ class Crown:
             length_of_box(x, threat),
             self.precision,
         )
-        return radius, torch.where(blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0])
+        return radius, torch.where(
+            blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
+        )
 
 
 def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
@@ -87,4 +89,3 @@ def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
         lengths = [norm.dual.length(g) for (g,) in gradients(difference, [inputs])]
     distance = (difference.detach() / torch.stack(lengths, 1)).amin(1)
     return torch.where(distance.isfinite() & (distance > 0), distance / 2, 1.0)
-

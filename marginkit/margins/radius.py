@@ -45,14 +45,17 @@ def largest_proved(
     left = torch.ones_like(margin, dtype=torch.bool)
     trial = guess.minimum(limit)
     blocking = torch.full((n,), -1, device=device)
+    failed = torch.zeros(n, dtype=torch.bool, device=device)
     active = torch.arange(n, device=device)
-    for count in range(rounds):
+    for _ in range(rounds):
         chosen, padding = _positions(left[active])
         bounds = prove(active, trial[active], chosen).masked_fill(padding, torch.inf)
         bounds = bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
         worst, which = bounds.min(1)
         proved = worst > 0
         up, down = active[proved], active[~proved]
+        twice = failed & torch.zeros_like(failed).index_fill(0, down, True)
+        failed[active] = ~proved
         before[up], at_before[up] = low[up], at_low[up]
         low[up], at_low[up] = trial[up], worst[proved]
         high[down], at_high[down] = trial[down], worst[~proved].clamp(min=-1e300)
@@ -64,12 +67,13 @@ def largest_proved(
             break
         ahead = low - at_low * (low - before) / (at_low - at_before)  # the secant of the proved
         ahead = torch.where(ahead > low, ahead, torch.inf)
-        unbounded = ahead.clamp(max=8 * low).maximum(low * (1 + precision))
-        chord = low + (high - low) * at_low / (at_low - at_high)
-        inside = torch.where(trial == low, ahead, chord) if count % 4 < 3 else (low + high) / 2
-        edge = 0.45 * precision * high
-        inside = inside.nan_to_num(nan=0).maximum(low + edge).minimum(high - edge)
-        trial = torch.where(high.isinf(), unbounded, inside).minimum(limit)
+        chord = low + (high - low) * at_low / (at_low - at_high.maximum(-2 * at_low)) * (1 - 1e-9)
+        middle = torch.where(twice, (low + high) / 2, chord)
+        bracketed = torch.where(
+            (trial == low) & (ahead < high), ahead.maximum(low + precision * high / 4), middle
+        )
+        trial = torch.where(high.isinf(), ahead.clamp(max=8 * low).maximum(low * (1 + precision)), bracketed)
+        trial = trial.nan_to_num(nan=0, posinf=torch.inf).minimum(limit)
     finished = low >= limit
     return torch.where(finished, torch.inf, low), torch.where(finished, -1, blocking)
 
