@@ -70,6 +70,7 @@ def test_curvature_and_slope_are_what_the_lines_assume(name):
     assert_close(slope[1:-1], ((op(x)[2:] - op(x)[:-2]) / 2e-4), rtol=0, atol=1e-6)
     bend = (slope[1:] - slope[:-1]) / 1e-4
     assert bend.abs().max() <= op.bend + 1e-6
+    assert 0.99 * op.steepest <= slope.abs().max() <= op.steepest
     middle = (x[1:] + x[:-1]) / 2
     assert (bend[middle < -op.tail] * op.left >= -1e-9).all()
     assert (bend[middle > op.tail] * op.right >= -1e-9).all()

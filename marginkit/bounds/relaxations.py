@@ -88,6 +88,7 @@ class Smooth:
 
     Attributes:
         function, slope: f and f'.
+        steepest: the largest |f'|.
         bend: the largest |f''|.
         tail: f is convex or concave on either side of [-tail, tail].
         left, right: 1 where that tail is convex, -1 where concave.
@@ -95,6 +96,7 @@ class Smooth:
 
     function: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
+    steepest: float
     bend: float
     tail: float
     left: int
@@ -194,8 +196,8 @@ def _silu_slope(x: Tensor) -> Tensor:
     return s * (1 + x * (1 - s))
 
 
-SIGMOID = Smooth(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), 0.0963, 14.0, 1, -1)
-TANH = Smooth(torch.tanh, lambda x: 1 - torch.tanh(x).square(), 0.7699, 7.0, 1, -1)
-GELU = Smooth(F.gelu, _gelu_slope, 0.7979, 5.0, -1, -1)
-GELU_TANH = Smooth(_gelu_tanh, _gelu_tanh_slope, 0.7979, 5.0, -1, -1)
-SILU = Smooth(F.silu, _silu_slope, 0.5001, 10.0, -1, -1)
+SIGMOID = Smooth(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), 0.25, 0.0963, 14.0, 1, -1)
+TANH = Smooth(torch.tanh, lambda x: 1 - torch.tanh(x).square(), 1.0, 0.7699, 7.0, 1, -1)
+GELU = Smooth(F.gelu, _gelu_slope, 1.13, 0.7979, 5.0, -1, -1)
+GELU_TANH = Smooth(_gelu_tanh, _gelu_tanh_slope, 1.13, 0.7979, 5.0, -1, -1)
+SILU = Smooth(F.silu, _silu_slope, 1.1, 0.5001, 10.0, -1, -1)

@@ -3,6 +3,7 @@
 from marginkit.margins.crown import Crown
 from marginkit.margins.deepfool import DeepFool
 from marginkit.margins.first_order import FirstOrder
+from marginkit.margins.lipschitz import Lipschitz
 from marginkit.margins.pgd import PGD
 from marginkit.types import Method
 
@@ -11,4 +12,5 @@ METHODS: dict[str, type[Method]] = {
     "deepfool": DeepFool,
     "pgd": PGD,
     "crown": Crown,
+    "lipschitz": Lipschitz,
 }
