@@ -8,7 +8,7 @@ when averaged. A misclassified sample counts with distance 0.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,12 +58,16 @@ class ColumnComparison:
 
 @dataclass(frozen=True)
 class RobustAccuracy:
-    """The share of samples with no adversarial input found within `radius`, by the best search of both."""
+    """The share of samples with no adversarial input found within `radius`, by the best search of both.
+
+    `certified` is the share, (baseline, other), proved to have none; None where no proof is in both.
+    """
 
     norm: str
     radius: float
     baseline: float
     other: float
+    certified: Pair | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,11 @@ def compare(
         only=(len(baseline) - len(a), len(other) - len(b)),
         accuracy=(_accuracy(a), _accuracy(b)),
         columns=tuple(_compare_column(a[name], b[name], seed) for name in shared),
-        robust=tuple(row for norm in found for row in _robust(norm, found[norm], (radii or {}).get(norm))),
+        robust=tuple(
+            replace(row, certified=_certified(a, b, row, shared))
+            for norm in found
+            for row in _robust(norm, found[norm], (radii or {}).get(norm))
+        ),
         faithfulness=tuple(
             _faithfulness(a[name], b[name], found[a[name].norm])
             for name in shared
@@ -238,6 +246,21 @@ def _robust(
         quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
         radii = sorted({float(f"{q:.1g}") for q in quartiles})
     return [RobustAccuracy(norm, float(r), _mean(pair[0] > r), _mean(pair[1] > r)) for r in radii]
+
+
+def _certified(a: MarginTable, b: MarginTable, row: RobustAccuracy, shared: Sequence[str]) -> Pair | None:
+    proved = tuple(ends(table, row.norm, shared)[0] for table in (a, b))
+    return None if proved[0] is None else (_mean(proved[0] > row.radius), _mean(proved[1] > row.radius))
+
+
+def ends(
+    table: MarginTable, norm: str, columns: Sequence[str]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Each sample's bracket: the largest proved distance and the smallest found; None for no column."""
+    here = [c for c in map(table.__getitem__, columns) if c.norm == norm and c.layer == INPUT]
+    proved = [c.distance for c in here if c.kind is Kind.LOWER]
+    found = [c.distance for c in here if c.kind in (Kind.UPPER, Kind.EXACT)]
+    return (np.max(proved, axis=0) if proved else None), (np.min(found, axis=0) if found else None)
 
 
 def _faithfulness(a: Column, b: Column, found: tuple[np.ndarray, np.ndarray]) -> Faithfulness:

@@ -10,6 +10,7 @@ class Kind(StrEnum):
     UPPER = "upper"  # an adversarial input was found at this distance
     LOWER = "lower"  # a proof that none is nearer
     EXACT = "exact"  # both, meeting
+    SMOOTHED = "smoothed"  # a proof with a probability, about the smoothed classifier; enters no bracket
 
 
 class Status(IntEnum):
@@ -21,3 +22,4 @@ class Status(IntEnum):
     UNSUPPORTED = 3  # the method does not apply to this model
     NONFINITE = 4  # the model answered with NaN or infinity
     TIMEOUT = 5  # stopped by a time limit; the bracket is valid, not closed
+    ABSTAINED = 6  # the smoothed classifier has no majority that can be proved: distance 0

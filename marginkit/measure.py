@@ -130,7 +130,7 @@ def _columns(
             distance, status, rival = numbers
             yield Column(name, threat.norm.name, layer, method.kind, options, distance, status, rival)
         return
-    end = answer.lower if method.kind is Kind.LOWER else answer.upper
+    end = answer.lower if method.kind in (Kind.LOWER, Kind.SMOOTHED) else answer.upper
     distance, status, rival = (_array(part) for part in (end, answer.status, answer.rival))
     witness = _array(answer.witness) if witnesses and answer.witness is not None else None
     about = (name, threat.norm.name, INPUT, method.kind, options)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from marginkit.compare import ColumnComparison, Comparison, median
+from marginkit.compare import ColumnComparison, Comparison, ends, median
 from marginkit.kinds import Kind, Status
 from marginkit.table import MarginTable
 
@@ -37,9 +38,11 @@ def overview(comparison: Comparison) -> Iterator[RenderableType]:
     yield from ("", "Mean of min(d, tau), B minus A: paired bootstrap; Wilcoxon (Pratt's zeros)", rows)
 
     if c.robust:
-        rows = _table("norm", "radius", "A", "B")
+        proved = any(point.certified for point in c.robust)
+        rows = _table("norm", "radius", "A", "B", *(["certified A", "certified B"] if proved else []))
         for point in c.robust:
-            rows.add_row(point.norm, _number(point.radius), f"{point.baseline:.1%}", f"{point.other:.1%}")
+            shares = (point.baseline, point.other, *(point.certified or ()))
+            rows.add_row(point.norm, _number(point.radius), *(f"{share:.1%}" for share in shares))
         yield from ("", "Robust accuracy: no search found an adversarial input within the radius", rows)
     if c.faithfulness:
         rows = _table("norm", "layer", "rank corr. A", "rank corr. B", "ratio A", "ratio B")
@@ -68,7 +71,21 @@ def figures(table: MarginTable) -> dict[str, Any]:
         }
         for column in table.columns
     }
-    return {"n": len(table), "accuracy": float((table.predicted == table.label).mean()), "columns": columns}
+    accuracy = float((table.predicted == table.label).mean())
+    return {"n": len(table), "accuracy": accuracy, "columns": columns, "brackets": _brackets(table)}
+
+
+def _brackets(table: MarginTable) -> dict[str, dict[str, float]]:
+    """For each norm with proofs and searches: the median ends, and the median share lower / upper."""
+    found = {}
+    for norm in dict.fromkeys(column.norm for column in table.columns):
+        lower, upper = ends(table, norm, [column.name for column in table.columns])
+        if lower is None or upper is None:
+            continue
+        right = np.isfinite(upper) & (upper > 0)
+        share = median(lower[right] / upper[right])
+        found[norm] = {"proved": median(lower[right]), "found": median(upper[right]), "closed": share}
+    return found
 
 
 def summary(table: MarginTable) -> Iterator[RenderableType]:
@@ -79,6 +96,16 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
         counts = [str(column[key]) for key in ("ok", "misclassified", "exhausted")]
         rows.add_row(name, column["kind"], _number(column["median"]), *counts)
     yield from (f"{found['n']} samples, accuracy {found['accuracy']:.2%}", rows)
+    if found["brackets"]:
+        rows = _table("norm", "median proved", "median found", "closed")
+        for norm, bracket in found["brackets"].items():
+            ends_ = (_number(bracket["proved"]), _number(bracket["found"]))
+            rows.add_row(norm, *ends_, f"{bracket['closed']:.1%}")
+        yield from (
+            "",
+            "Brackets, where a search found something; closed: the median of proved / found",
+            rows,
+        )
     yield from (f"{column.name}: unsupported, {column.note}" for column in table.columns if column.note)
 
 

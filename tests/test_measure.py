@@ -17,7 +17,7 @@ from marginkit.measure import configure_methods, measure, measure_file
 from marginkit.norms import NORMS
 from marginkit.table import read, write
 
-FAST = {"pgd": {"steps": 5, "rounds": 4}}
+FAST = {"pgd": {"steps": 5, "rounds": 4}, "smoothing": {"n0": 20, "n": 50}}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,8 @@ def test_misclassified_samples_are_marked_in_every_column(table):
     wrong = table.predicted != table.label
     assert 0 < wrong.sum() < 40
     for column in table.columns:
+        if column.kind is Kind.SMOOTHED:
+            continue
         assert ((column.status == Status.MISCLASSIFIED) == wrong).all()
         expected = column.distance < 0 if column.kind is Kind.ESTIMATE else column.distance == 0
         assert (expected == wrong).all()

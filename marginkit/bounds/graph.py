@@ -62,8 +62,11 @@ def affine(op: Op | None) -> TypeGuard[Affine]:
     return hasattr(op, "transpose")
 
 
-def trace(model: nn.Module, x: Tensor) -> Graph:
+def trace(model: nn.Module, x: Tensor, *, check: bool = True) -> Graph:
     """The model in eval mode as a graph, its shapes those of the batch x.
+
+    Where gradients are on, the graph's operations hold the model's parameters and can be differentiated.
+    With `check` its scores of x are compared with the model's.
 
     Raises:
         Unsupported: torch.fx can't follow the model, it uses an operation that has no bounds, mixes
@@ -75,9 +78,11 @@ def trace(model: nn.Module, x: Tensor) -> Graph:
         raise Unsupported(f"a forward pass that torch.fx can't trace ({_first_line(error)})") from error
     pair = torch.cat([x[:1], x[:1]])
     builder = _Builder(fx.GraphModule(model, traced))
+    builder.run(pair)
+    graph = Graph(tuple(builder.found))
+    if not check:
+        return graph
     with torch.no_grad():
-        builder.run(pair)
-        graph = Graph(tuple(builder.found))
         ours, theirs = graph(x), model(x)
     if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5, equal_nan=True):
         raise Unsupported("something that its traced graph leaves out (the graph gives other scores)")

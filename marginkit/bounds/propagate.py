@@ -70,7 +70,8 @@ class Propagation:
         widest = max(prod(node.shape) for node in known.graph.nodes)
         quick = known.graph.nodes[i].affine  # then the samples share the linear functions
         wanted = matters.any(0, keepdim=True) if quick else matters
-        for rows, chosen in single_entries(wanted, shape, max(1, self.entries // (widest * len(low)))):
+        most_rows = max(1, self.entries // (widest * len(low)))
+        for rows, chosen in single_entries(wanted, shape, most_rows, low.dtype):
             chosen = chosen.expand(len(low), -1)
             least = known.lowest(i, rows, quick=quick)
             most = -known.lowest(i, Coefficients(-rows.a, rows.window), quick=quick)

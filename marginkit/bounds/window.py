@@ -61,7 +61,9 @@ class Coefficients:
         return Coefficients(back[..., inside[0], inside[1]], (top, left))
 
 
-def single_entries(matters: Tensor, shape: Shape, most: int) -> Iterator[tuple[Coefficients, Tensor]]:
+def single_entries(
+    matters: Tensor, shape: Shape, most: int, dtype: torch.dtype
+) -> Iterator[tuple[Coefficients, Tensor]]:
     """The entries of values [n, *shape] that matter, a few at a time, as linear functions of one entry each.
 
     Those of an image are shared by the samples, and taken from small tiles, so that their coefficients stay
@@ -71,20 +73,23 @@ def single_entries(matters: Tensor, shape: Shape, most: int) -> Iterator[tuple[C
         matters: [n, entries].
         shape: of one sample's value.
         most: so many at a time.
+        dtype: of the coefficients.
 
     Yields:
         Coefficients of k entries, and the entries' positions [n, k].
     """
     if len(shape) == 3:
-        yield from _tiles(matters, shape, most)
+        yield from _tiles(matters, shape, most, dtype)
         return
     most_of_one = int(matters.sum(1).amax())
     order = matters.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most_of_one]
     for chosen in torch.split(order, most, dim=1):
-        yield Coefficients(_one_hot(chosen, matters.shape[1]).view(*chosen.shape, *shape)), chosen
+        yield Coefficients(_one_hot(chosen, matters.shape[1], dtype).view(*chosen.shape, *shape)), chosen
 
 
-def _tiles(matters: Tensor, shape: Shape, most: int, side: int = 2) -> Iterator[tuple[Coefficients, Tensor]]:
+def _tiles(
+    matters: Tensor, shape: Shape, most: int, dtype: torch.dtype, side: int = 2
+) -> Iterator[tuple[Coefficients, Tensor]]:
     positions = torch.arange(matters.shape[1], device=matters.device).view(shape)
     union = matters.any(0).view(shape)
     for top in range(0, shape[1], side):
@@ -93,11 +98,11 @@ def _tiles(matters: Tensor, shape: Shape, most: int, side: int = 2) -> Iterator[
             tile = union[(..., *window)]
             for chosen in torch.split(tile.flatten().nonzero().T, most, dim=1):
                 if chosen.numel():
-                    rows = _one_hot(chosen, tile.numel()).view(*chosen.shape, *tile.shape)
+                    rows = _one_hot(chosen, tile.numel(), dtype).view(*chosen.shape, *tile.shape)
                     found = positions[(..., *window)].flatten()[chosen]
                     yield Coefficients(rows, window), found.expand(len(matters), -1)
 
 
-def _one_hot(chosen: Tensor, entries: int) -> Tensor:
-    rows = torch.zeros(*chosen.shape, entries, dtype=torch.float64, device=chosen.device)
+def _one_hot(chosen: Tensor, entries: int, dtype: torch.dtype) -> Tensor:
+    rows = torch.zeros(*chosen.shape, entries, dtype=dtype, device=chosen.device)
     return rows.scatter_(2, chosen.unsqueeze(2), 1)

@@ -5,6 +5,7 @@ from marginkit.margins.deepfool import DeepFool
 from marginkit.margins.first_order import FirstOrder
 from marginkit.margins.lipschitz import Lipschitz
 from marginkit.margins.pgd import PGD
+from marginkit.margins.smoothing import Smoothing
 from marginkit.types import Method
 
 METHODS: dict[str, type[Method]] = {
@@ -13,4 +14,5 @@ METHODS: dict[str, type[Method]] = {
     "pgd": PGD,
     "crown": Crown,
     "lipschitz": Lipschitz,
+    "smoothing": Smoothing,
 }
