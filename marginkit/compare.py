@@ -249,8 +249,10 @@ def _robust(
 
 
 def _certified(a: MarginTable, b: MarginTable, row: RobustAccuracy, shared: Sequence[str]) -> Pair | None:
-    proved = tuple(ends(table, row.norm, shared)[0] for table in (a, b))
-    return None if proved[0] is None else (_mean(proved[0] > row.radius), _mean(proved[1] > row.radius))
+    first, second = (ends(table, row.norm, shared)[0] for table in (a, b))
+    if first is None or second is None:
+        return None
+    return _mean(first > row.radius), _mean(second > row.radius)
 
 
 def ends(

@@ -103,7 +103,7 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
             rows.add_row(norm, *ends_, f"{bracket['closed']:.1%}")
         yield from (
             "",
-            "Brackets, where a search found something; closed: the median of proved / found",
+            "Brackets where a search found something; closed: median of proved / found",
             rows,
         )
     yield from (f"{column.name}: unsupported, {column.note}" for column in table.columns if column.note)

@@ -11,7 +11,7 @@ from scipy import stats
 from marginkit.compare import bootstrap_interval, compare, median
 from marginkit.errors import IncompatibleError
 from marginkit.kinds import Kind, Status
-from marginkit.report import overview, sentences, summary
+from marginkit.report import figures, overview, sentences, summary
 from marginkit.table import Column, MarginTable
 
 
@@ -213,3 +213,32 @@ def test_the_report_fits_eighty_columns(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any("deepfool.l2" in line and "upper" in line for line in lines), "nothing is folded"
+
+
+def with_proofs(found, *proved):
+    base = table(found)
+    proofs = [table(p, name=f"proof{i}", kind=Kind.LOWER).columns[0] for i, p in enumerate(proved)]
+    smoothed = table([9.0] * len(found), name="smoothing", kind=Kind.SMOOTHED).columns[0]
+    return replace(base, columns=(*base.columns, *proofs, smoothed))
+
+
+def test_certified_accuracy_is_the_share_proved_by_the_best_proof_and_not_by_smoothing():
+    a = with_proofs([1.0, 2.0, 3.0, 4.0], [0.1, 1.6, 1.0, 1.0], [0.2, 0.2, 0.2, 1.7])
+    b = with_proofs([1.0, 2.0, 3.0, 4.0], [0.1, 0.1, 0.1, 1.6], [0.2, 0.2, 0.2, 0.2])
+    (row,) = compare(a, b, radii={"l2": [1.5]}).robust
+    assert row.certified == (0.5, 0.25)
+    assert (row.baseline, row.other) == (0.75, 0.75)
+    assert compare(table([1.0, 2.0]), table([1.0, 2.0]), radii={"l2": [1.5]}).robust[0].certified is None
+
+
+def test_the_share_of_the_bracket_closed_is_the_median_of_proved_over_found():
+    found = figures(
+        with_proofs([1.0, 2.0, 4.0, 0.0, np.inf], [0.5, 0.2, 1.0, 0.0, 3.0], [0.1, 1.8, 1.0, 0.0, 0.0])
+    )
+    assert found["brackets"] == {"l2": {"proved": 1.0, "found": 2.0, "closed": 0.5}}
+    assert figures(table([1.0]))["brackets"] == {}
+
+
+def test_an_unsupported_operation_is_named_in_the_summary():
+    unsupported = table([1.0, 2.0], note="no bounds for Softmax")
+    assert "deepfool.l2: unsupported, no bounds for Softmax" in list(summary(unsupported))
