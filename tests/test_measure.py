@@ -17,7 +17,7 @@ from marginkit.measure import configure_methods, measure, measure_file
 from marginkit.norms import NORMS
 from marginkit.table import read, write
 
-FAST = {"pgd": {"steps": 5, "rounds": 4}, "smoothing": {"n0": 20, "n": 50}}
+FAST = {"pgd": {"steps": 5, "rounds": 4}, "crown": {"precision": 0.01}, "smoothing": {"n0": 20, "n": 50}}
 
 
 @pytest.fixture(scope="module")
