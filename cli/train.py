@@ -32,7 +32,10 @@ from .output import bars, show
     help="Of the architecture: hidden=200,100 for mlp.",
 )
 @click.option(
-    "--loss", default="large-margin", show_default=True, help="large-margin, cross-entropy or hinge."
+    "--loss",
+    default="large-margin",
+    show_default=True,
+    help="large-margin, cross-entropy, hinge, certified or lipschitz-margin.",
 )
 @click.option(
     "--loss-option",
@@ -49,6 +52,9 @@ from .output import bars, show
 @click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
 @click.option(
     "--clip", default="1.0", show_default=True, help="Cut the gradient's length here; none for never."
+)
+@click.option(
+    "--noise", type=float, default=0.0, show_default=True, help="Gaussian noise on inputs, for smoothing."
 )
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")

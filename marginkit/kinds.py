@@ -10,6 +10,7 @@ class Kind(StrEnum):
     UPPER = "upper"  # an adversarial input was found at this distance
     LOWER = "lower"  # a proof that none is nearer
     EXACT = "exact"  # both, meeting
+    SMOOTHED = "smoothed"  # a proof with a probability, about the smoothed classifier; enters no bracket
 
 
 class Status(IntEnum):
@@ -22,3 +23,4 @@ class Status(IntEnum):
     NONFINITE = 4  # the model answered with NaN or infinity
     TIMEOUT = 5  # stopped by a time limit; the bracket is valid, not closed
     ZERO_GRADIENT = 6  # as EXHAUSTED, and at the input the gradient it follows is exactly zero
+    ABSTAINED = 7  # the smoothed classifier has no majority that can be proved: distance 0

@@ -161,14 +161,17 @@ def _columns(
     options.pop("layers", None)  # each column says its own
     if isinstance(answer, Estimate):
         for i, layer in enumerate(answer.layers):
-            arrays = [_array(part[:, i]) for part in (answer.distance, answer.status, answer.rival)]
-            yield Column(name, threat.norm.name, layer, method.kind, options, *arrays)
+            numbers = (_array(part[:, i]) for part in (answer.distance, answer.status, answer.rival))
+            distance, status, rival = numbers
+            yield Column(name, threat.norm.name, layer, method.kind, options, distance, status, rival)
         return
-    distance = answer.lower if method.kind is Kind.LOWER else answer.upper
-    arrays = [_array(part) for part in (distance, answer.status, answer.rival)]
+    end = answer.lower if method.kind in (Kind.LOWER, Kind.SMOOTHED) else answer.upper
+    distance, status, rival = (_array(part) for part in (end, answer.status, answer.rival))
+    witness = None
     if restore is not None and answer.witness is not None:
-        arrays.append(_array(restore(answer.witness)))
-    yield Column(name, threat.norm.name, layer, method.kind, options, *arrays)
+        witness = _array(restore(answer.witness))
+    about = (name, threat.norm.name, layer, method.kind, options)
+    yield Column(*about, distance, status, rival, witness, answer.note)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -38,6 +38,7 @@ class Column:
         status: `Status` codes.
         rival: the class across the boundary; -1 where none is known.
         witness: float32 [n, *d], the adversarial inputs; None where they were not kept.
+        note: why the method does not apply to the model; else empty.
     """
 
     method: str
@@ -49,6 +50,7 @@ class Column:
     status: np.ndarray
     rival: np.ndarray
     witness: np.ndarray | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -118,7 +120,8 @@ class MarginTable:
             arrays = {n: combine([getattr(p, n) for p in parts]) for n in ("distance", "status", "rival")}
             if parts[0].witness is not None:
                 arrays["witness"] = combine([part.witness for part in parts])
-            columns.append(replace(parts[0], **arrays))
+            note = next((part.note for part in parts if part.note), "")
+            columns.append(replace(parts[0], **arrays, note=note))
         kept = {
             n: combine([getattr(t, n) for t in tables]) for n in OPTIONAL if getattr(first, n) is not None
         }
@@ -176,6 +179,8 @@ def _write_column(file: h5py.File, column: Column, scales: dict[str, Any]) -> No
     about = {"kind": str(column.kind), "method": column.method, "norm": column.norm, "layer": column.layer}
     main = _dataset(file, name, column.distance.astype(np.float64), scales)
     main.attrs.update(about | {"options": json.dumps(column.options, sort_keys=True)})
+    if column.note:
+        main.attrs["note"] = column.note
     status = _dataset(file, f"{name}.status", column.status.astype(np.uint8), scales)
     status.attrs["flag_values"] = np.array([int(s) for s in Status], np.uint8)
     status.attrs["flag_meanings"] = " ".join(s.name for s in Status)
@@ -264,6 +269,7 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
                 status=values(f"{name}.status", "iu"),
                 rival=values(f"{name}.rival", "iu"),
                 witness=inputs(f"witness.{name}"),
+                note=untrusted.text(dataset, "note", path) if "note" in dataset.attrs else "",
             )
         )
     return MarginTable(

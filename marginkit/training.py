@@ -19,7 +19,7 @@ from marginkit.checkpoint import Checkpoint
 from marginkit.data import Bounds, Data, Source, batches, load
 from marginkit.errors import MarginkitError
 from marginkit.files import replacing
-from marginkit.losses import LOSSES, Loss
+from marginkit.losses import LOSSES, Loss, Scheduled
 from marginkit.margins.first_order import FirstOrder
 from marginkit.models import ARCHITECTURES, Normalize
 from marginkit.norms import L2
@@ -64,6 +64,7 @@ class Recipe:
         weight_decay: L2, inside the gradient.
         schedule: of the learning rate, a name from SCHEDULES.
         clip: the length at which the gradient of all parameters together is cut; None for never.
+        noise: standard deviation of Gaussian noise on training inputs, in raw units: for `smoothing`.
         validation: the share of the training split held out to choose the best epoch by; 0 keeps the last.
         seed: of everything random.
     """
@@ -76,6 +77,7 @@ class Recipe:
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     clip: float | None = 1.0
+    noise: float = 0.0
     validation: float = 0.1
     seed: int = 0
 
@@ -210,7 +212,11 @@ class _Run:
                 share = (epoch + step / steps) / recipe.epochs
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
             optimizer.zero_grad(set_to_none=True)
-            value = loss(model, x.to(self.device), y.to(self.device))
+            x, y = x.to(self.device), y.to(self.device)
+            if recipe.noise:
+                x = x + recipe.noise * torch.randn_like(x)
+            now = loss.at((epoch + step / steps) / recipe.epochs) if isinstance(loss, Scheduled) else loss
+            value = now(model, x, y)
             value.backward()  # type: ignore[no-untyped-call]
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)

@@ -89,6 +89,7 @@ class Bracket:
         status: `Status` codes.
         rival: the class on the other side of the boundary; -1 where none is known.
         witness: the adversarial inputs behind `upper` (NaN where there is none), or None for a proof.
+        note: why the method does not apply to the model, for the user; else empty.
     """
 
     lower: Float[Tensor, "n"]
@@ -96,6 +97,7 @@ class Bracket:
     status: Int[Tensor, "n"]
     rival: Int[Tensor, "n"]
     witness: Float[Tensor, "n *d"] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,10 @@ def polytope() -> Case:
     normal = torch.randn(9, FEATURES, generator=generator, dtype=torch.float64)
     offset = 1 + torch.rand(9, generator=generator, dtype=torch.float64)
     x = 0.1 * torch.randn(SAMPLES, FEATURES, generator=generator, dtype=torch.float64)
-    model = Function(lambda z: torch.cat([torch.zeros_like(z[:, :1]), z @ normal.T - offset], 1))
+    model = nn.Linear(FEATURES, 10).double()
+    with torch.no_grad():
+        model.weight.copy_(torch.cat([torch.zeros(1, FEATURES), normal]))
+        model.bias.copy_(torch.cat([torch.zeros(1), -offset]))
 
     def distance(norm: Norm) -> Tensor:
         return ((offset - x @ normal.T) / norm.dual.length(normal)).amin(1)

@@ -18,7 +18,7 @@ from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
 from marginkit.table import read, write
 
-FAST = {"pgd": {"steps": 5, "rounds": 4}}
+FAST = {"pgd": {"steps": 5, "rounds": 4}, "crown": {"precision": 0.01}, "smoothing": {"n0": 20, "n": 50}}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_there_is_a_column_for_every_method_norm_and_layer(table):
     estimates = [f"first_order.{norm}.{layer}" for norm in NORMS for layer in layers]
     searched = [f"{name}.{norm}" for name in METHODS if name != "first_order" for norm in NORMS]
     assert [column.name for column in table.columns] == estimates + searched
-    assert {column.kind for column in table.columns} == {Kind.ESTIMATE, Kind.UPPER}
+    assert all(column.kind is METHODS[column.method].kind for column in table.columns)
 
 
 def test_every_sample_is_there_once_in_order(table, digits, model):
@@ -56,6 +56,8 @@ def test_misclassified_samples_are_marked_in_every_column(table):
     wrong = table.predicted != table.label
     assert 0 < wrong.sum() < 40
     for column in table.columns:
+        if column.kind is Kind.SMOOTHED:
+            continue
         assert ((column.status == Status.MISCLASSIFIED) == wrong).all()
         expected = column.distance < 0 if column.kind is Kind.ESTIMATE else column.distance == 0
         assert (expected == wrong).all()

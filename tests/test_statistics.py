@@ -128,7 +128,7 @@ def test_brackets_are_the_tightest_of_all_columns():
         table(
             column([0.2, 0.5, 0.0], "crown", Kind.LOWER),
             column([0.3, 0.1, 0.0], "lipschitz", Kind.LOWER),
-            column([9.0, 9.0, 9.0], "smoothing", Kind.LOWER),
+            column([9.0, 9.0, 9.0], "smoothing", Kind.SMOOTHED),
             column([1.0, np.inf, 0.0]),
             column([0.9, np.inf, 0.0], "pgd", options={"eps": [1.0, 2.0]}),
             column([0.1, 0.1, 0.1], "nearest", layer="hidden"),

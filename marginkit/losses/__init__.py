@@ -6,9 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.logits import Labels
+from marginkit.losses.certified import Certified
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.hinge import Hinge
 from marginkit.losses.large_margin import LargeMargin
+from marginkit.losses.lipschitz_margin import LipschitzMargin
 from marginkit.norms import Vectors
 
 
@@ -21,8 +23,19 @@ class Loss(Protocol):
         ...
 
 
+@runtime_checkable
+class Scheduled(Protocol):
+    """A loss that changes in the course of training."""
+
+    def at(self, share: float) -> Loss:
+        """The loss when this share of all steps is done."""
+        ...
+
+
 LOSSES: dict[str, type[Loss]] = {
     "cross-entropy": CrossEntropy,
     "hinge": Hinge,
     "large-margin": LargeMargin,
+    "certified": Certified,
+    "lipschitz-margin": LipschitzMargin,
 }

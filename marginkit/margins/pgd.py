@@ -56,7 +56,7 @@ class PGD:
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
         norm = threat.norm
         rival, nearest = _nearest_rivals(model, x, y, threat, self.top_k)
-        widest = _length_of_box(x, threat)
+        widest = length_of_box(x, threat)
         radius = torch.where(nearest.isfinite() & (nearest > 0), 1.5 * nearest, 1.0).minimum(widest)
         inner, outer = torch.zeros_like(radius), torch.full_like(radius, torch.inf)
         best = torch.full_like(x, torch.nan)
@@ -99,7 +99,8 @@ def _difference(y: Labels, target: Int[Tensor, "n"]) -> Objective:
     return lambda scores, active: differences(scores, y[active], target[active].unsqueeze(1)).squeeze(1)
 
 
-def _length_of_box(x: Vectors, threat: Threat) -> Float[Tensor, "n"]:
+def length_of_box(x: Vectors, threat: Threat) -> Float[Tensor, "n"]:
+    """The distance of the box's farthest corner; inf without a box."""
     low, high = threat.room(x)
     if low is None or high is None:
         return x.new_full((len(x),), torch.inf)

@@ -33,6 +33,15 @@ def is_adversarial(model: nn.Module, x: Vectors, y: Labels) -> Bool[Tensor, "n"]
         return crossed(model(x), y)
 
 
+def require_inside(x: Vectors, threat: Threat) -> None:
+    """Refuses inputs outside the box."""
+    if not bool(threat.contains(x).all()):
+        raise MarginkitError(
+            f"inputs run from {float(x.min()):.4g} to {float(x.max()):.4g}, outside the box"
+            f" [{threat.low}, {threat.high}]: scale the data, or give the box they live in (--bounds)"
+        )
+
+
 def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Search) -> Bracket:
     """Runs a search on the correctly classified samples and verifies every witness it returns.
 
@@ -43,11 +52,7 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Sea
         threat: norm, box and mask.
         search: (model, x, y, threat) -> adversarial inputs, NaN rows where none was found.
     """
-    if not bool(threat.contains(x).all()):
-        raise MarginkitError(
-            f"inputs run from {float(x.min()):.4g} to {float(x.max()):.4g}, outside the box"
-            f" [{threat.low}, {threat.high}]: scale the data, or give the box they live in (--bounds)"
-        )
+    require_inside(x, threat)
     if not torch.allclose(threat.on_grid(x), x, rtol=0, atol=1e-5):
         raise MarginkitError(
             f"the inputs are not on the grid of {threat.levels} steps in [{threat.low}, {threat.high}] that"

@@ -10,12 +10,10 @@ from rich.table import Table
 
 from marginkit.compare import Comparison
 from marginkit.report import rows as of
-from marginkit.report.rows import Rows, number, percent
+from marginkit.report.rows import Rows, number
 from marginkit.report.words import figures
-from marginkit.statistics.brackets import ends, norms, robust
 from marginkit.statistics.flags import Flag, table_flags
 from marginkit.statistics.groups import GroupComparison
-from marginkit.statistics.location import median
 from marginkit.table import MarginTable
 
 
@@ -75,26 +73,14 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     headings = ("column", "kind", "median", "ok", "misclassified", "exhausted")
     yield _table(Rows("", "", headings, tuple(rows)))
     yield from _shown(of.of_attacks(table))
+    yield from _shown(of.of_brackets(table))
+    yield from (f"{column.name}: unsupported, {column.note}" for column in table.columns if column.note)
 
 
 def contents(table: MarginTable) -> Iterator[RenderableType]:
     """What is in a file: provenance, columns, brackets and flags."""
     yield from _provenance(table)
     yield from summary(table)
-    rows = []
-    for norm in norms(table, [column.name for column in table.columns]):
-        known = ends(table, norm)
-        middle = np.array([median(known.upper)])
-        shares = [percent(float(robust(end, middle)[0])) for end in (known.lower, known.upper)]
-        rows.append((norm, number(median(known.lower)), number(middle[0]), *shares))
-    yield from _shown(
-        Rows(
-            "Brackets: the distance is at least what is certified, at most what was found",
-            "the last two: share of samples certified, and not broken, at the median found",
-            ("norm", "median certified", "median found", "certified", "unbroken"),
-            tuple(rows),
-        )
-    )
     yield from flags(list(table_flags(table, "the table")))
 
 

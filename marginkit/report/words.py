@@ -10,13 +10,19 @@ from marginkit.compare import Comparison
 from marginkit.kinds import Kind, Status
 from marginkit.report.rows import bounding, interval, number, p_value
 from marginkit.statistics.attacks import attacked
+from marginkit.statistics.brackets import closed, ends, norms
 from marginkit.statistics.columns import ColumnComparison
 from marginkit.statistics.groups import GroupColumn, GroupComparison
 from marginkit.statistics.location import median
 from marginkit.table import MarginTable
 
 SIGNIFICANT = 0.05
-WHAT = {Kind.UPPER: "distances", Kind.LOWER: "certified distances", Kind.EXACT: "exact distances"}
+WHAT = {
+    Kind.UPPER: "distances",
+    Kind.LOWER: "certified distances",
+    Kind.EXACT: "exact distances",
+    Kind.SMOOTHED: "smoothed classifier's certified distances",
+}
 TWO_CHECKPOINTS = (
     "This compares two checkpoints, not two ways of training: that would take several seeds of each."
 )
@@ -115,6 +121,11 @@ def figures(table: MarginTable) -> dict[str, Any]:
         "n": len(table),
         "accuracy": float((table.predicted == table.label).mean()),
         "columns": columns,
+        "brackets": {
+            norm: {"certified": median(e.lower), "found": median(e.upper), "closed": closed(e)}
+            for norm in norms(table, list(columns))
+            if (e := ends(table, norm)).certified and e.searched
+        },
         "attacks": [asdict(row) for row in attacked(table)],
     }
 

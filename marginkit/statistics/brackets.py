@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from marginkit.kinds import Kind
+from marginkit.statistics.location import median
 from marginkit.table import INPUT, Column, MarginTable
 
-OF_ANOTHER_CLASSIFIER = ("smoothing",)  # certifies the smoothed classifier, so it bounds nothing here
 LIMIT = "eps"  # the option that says how far an attack looks: its radii
 
 
@@ -53,8 +53,6 @@ class Decided:
 
 def has_end(column: Column, end: str) -> bool:
     """Whether the column bounds the true distance at the input on that side: `lower` or `upper`."""
-    if column.method in OF_ANOTHER_CLASSIFIER:
-        return False
     if column.kind is Kind.EXACT:  # one column an end, or one for both where they meet
         return column.name.rpartition(".")[2] not in {"lower", "upper"} - {end}
     return str(column.kind) == end and column.layer == INPUT
@@ -83,6 +81,12 @@ def limit(column: Column) -> float | None:
     """How far the search looked, where one of its options says so."""
     radii = np.atleast_1d(column.options.get(LIMIT, []))
     return float(max(radii)) if len(radii) else None
+
+
+def closed(found: Ends) -> float:
+    """The share of the bracket closed: the median of certified / found, where a distance was found."""
+    reached = np.isfinite(found.upper) & (found.upper > 0)
+    return median(found.lower[reached] / found.upper[reached])
 
 
 def decided(norm: str, a: Ends, b: Ends) -> Decided:

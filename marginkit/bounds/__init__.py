@@ -1,0 +1,1 @@
+"""Bounds on what a network can answer within a ball: trace it, bound its layers, bound its scores."""

@@ -1,0 +1,130 @@
+"""How far a graph's layers can stretch a displacement, from above."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import prod
+
+import torch
+from torch import Tensor
+
+from marginkit.bounds.graph import Graph, affine, nonlinear
+from marginkit.bounds.ops import Affine, Convolution, Dense, Scale, Shape
+from marginkit.bounds.pooling import MaxPool
+from marginkit.bounds.relaxations import SIGMOID, TANH, Rectifier, Smooth
+from marginkit.norms import Norm
+
+ABOVE = 1 + 1e-9  # for the rounding of singular values
+LARGEST = 2**24  # entries of a matrix that is written out
+
+
+def stages(graph: Graph) -> list[Tensor] | None:
+    """The matrices between the activations of a chain, or None.
+
+    None for branches, max-pooling, activations whose slope leaves [0, 1], and matrices too large to write
+    out. Convolutions are written out as they are, with their padding and stride.
+    """
+    found, run = list[Tensor](), list[int]()
+    for i, node in enumerate(graph.nodes[1:], 1):
+        if node.inputs != (i - 1,):
+            return None
+        if nonlinear(node.op):
+            if not (isinstance(node.op, Rectifier) or node.op in (SIGMOID, TANH)):
+                return None
+            if not run or (matrix := _written_out(graph, run)) is None:
+                return None
+            found.append(matrix)
+            run = []
+        else:
+            run.append(i)
+    last = _written_out(graph, run) if run else None
+    return None if last is None else [*found, last]
+
+
+def _written_out(graph: Graph, run: Sequence[int]) -> Tensor | None:
+    """The linear part of successive affine nodes: [outputs, inputs]."""
+    out, start = graph.nodes[run[-1]].shape, graph.nodes[run[0] - 1].shape
+    if max(prod(graph.nodes[i].shape) for i in (*run, run[0] - 1)) * prod(out) > LARGEST:
+        return None
+    a = torch.eye(prod(out), dtype=torch.float64).view(-1, *out)
+    for i in reversed(run):
+        op = graph.nodes[i].op
+        assert affine(op)
+        (a,) = op.transpose(a, [graph.nodes[i - 1].shape])
+    return a.reshape(len(a), prod(start))
+
+
+def operator_norm(matrix: Tensor, norm: Norm) -> Tensor:
+    """Max |W z| / |z| in the norm, from above: the largest singular value, column sum or row sum."""
+    found: Tensor = torch.linalg.matrix_norm(matrix, {1.0: 1, 2.0: 2}.get(norm.p, torch.inf))
+    return found * ABOVE
+
+
+def metric(matrices: Sequence[Tensor], entries: int) -> Tensor:
+    """M with |d (f(x) - f(z))|^2 <= (d M^-1 d) |x - z|^2 for the activations f after these matrices, in L2.
+
+    For no matrix it is the identity of so many `entries`. The closed form of ECLipsE-Fast (Xu and
+    Sivaranjani, arXiv 2404.04375): with X = W M^-1 W^T and lam = 2 / |X|, the next M is
+    lam I - lam^2 / 4 X; activations have slopes in [0, 1].
+    """
+    m = torch.eye(entries, dtype=torch.float64)
+    for i, w in enumerate(matrices):
+        x = w @ w.T if i == 0 else w @ torch.linalg.solve(m, w.T)
+        x = (x + x.T) / 2
+        lam = 2 / (torch.linalg.eigvalsh(x)[-1].clamp(min=1e-300) * ABOVE)
+        m = lam * torch.eye(len(x), dtype=torch.float64) - lam.square() / 4 * x
+    return m
+
+
+def stretches(graph: Graph, norm: Norm) -> list[float]:
+    """For each node a Lipschitz constant as a function of the input: products, and sums over branches."""
+    found = [1.0]
+    for node in graph.nodes[1:]:
+        shapes = [graph.nodes[j].shape for j in node.inputs]
+        if nonlinear(node.op):
+            found.append(found[node.inputs[0]] * _slope(node.op, norm))
+            continue
+        assert affine(node.op)
+        if len(node.inputs) > 1:
+            found.append(sum(found[j] for j in node.inputs))
+        else:
+            found.append(found[node.inputs[0]] * _stretch(node.op, shapes[0], norm))
+    return found
+
+
+def _stretch(op: Affine, shape: Shape, norm: Norm) -> float:
+    """An upper bound of the layer's operator norm; where it is too large to write out, by Riesz and Thorin.
+
+    |W|_2^2 <= |W|_1 |W|_inf, whose largest column and row sums come from |W| applied to ones.
+    """
+    if isinstance(op, Scale):
+        return float(op.scale.abs().max())
+    zero, one = torch.zeros(1, *shape, dtype=torch.float64), torch.ones(1, *shape, dtype=torch.float64)
+    entries = prod(op(zero).shape)
+    if norm.p == 2 and prod(shape) * entries <= LARGEST:
+        rows = torch.eye(entries, dtype=torch.float64).view(-1, *op(zero).shape[1:])
+        return float(operator_norm(op.transpose(rows, [shape])[0].flatten(1), norm))
+    low, high = op.interval((-one, one))
+    row = float((high - low).max()) / 2
+    if norm.p == torch.inf:
+        return row * ABOVE
+    column = _column_sum(op, shape)
+    return (column if norm.p == 1 else (row * column) ** 0.5) * ABOVE
+
+
+def _column_sum(op: Affine, shape: Shape) -> float:
+    positive = replace(op, weight=op.weight.abs()) if isinstance(op, Dense | Convolution) else op
+    out = op(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:]
+    return float(positive.transpose(torch.ones(1, *out, dtype=torch.float64), [shape])[0].max())
+
+
+def _slope(op: object, norm: Norm) -> float:
+    """A Lipschitz constant of the activation or of the max-pooling."""
+    if isinstance(op, MaxPool):  # an entry counts in as many windows as overlap
+        sizes = zip(op.size, op.dilation, op.stride, strict=True)
+        windows = prod(-(-((k - 1) * d + 1) // s) for k, d, s in sizes)
+        return float(windows ** (0.0 if norm.p == torch.inf else 1 / norm.p))
+    if isinstance(op, Smooth):
+        return op.steepest
+    return 1.0

@@ -1,0 +1,85 @@
+"""The search for the largest radius that a proof reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Prove = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def largest_proved(
+    prove: Prove,
+    margin: Float[Tensor, "n k"],
+    guess: Float[Tensor, "n"],
+    limit: Float[Tensor, "n"],
+    precision: float,
+    rounds: int = 40,
+) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+    """For each sample a radius at which all its targets were proved, near the largest one.
+
+    What is proved at a radius holds within it, so the answer is right whatever the course of the search: it
+    is a radius that was tried. The proof's bounds fall with the radius, in a curve that mostly bends down.
+    So the secant through two proved radii leads beyond the end and the chord from a proved to a failed one
+    falls short of it: taken in turn they close in on it from both sides. Samples leave as they finish, and
+    targets proved where another failed are proved below it too and are dropped.
+
+    Args:
+        prove: (samples, radius, target positions [m, j]) -> bounds [m, j], positive where proved.
+        margin: the bounds at radius 0, all positive.
+        guess: the first radius to try.
+        limit: where the ball holds all there is; inf for no end.
+        precision: the radius that fails is larger than the proved one by at most this share of it.
+        rounds: radii tried at most.
+
+    Returns:
+        The radius, inf where `limit` itself was proved; and the target that stands in the way, -1 for none.
+    """
+    n, device = len(margin), margin.device
+    low, at_low = torch.zeros_like(guess), margin.amin(1)
+    before, at_before = low.clone(), at_low.clone()
+    high, at_high = torch.full_like(guess, torch.inf), torch.zeros_like(guess)
+    left = torch.ones_like(margin, dtype=torch.bool)
+    trial = guess.minimum(limit)
+    blocking = torch.full((n,), -1, device=device)
+    failed = torch.zeros(n, dtype=torch.bool, device=device)
+    active = torch.arange(n, device=device)
+    for _ in range(rounds):
+        chosen, padding = _positions(left[active])
+        bounds = prove(active, trial[active], chosen).masked_fill(padding, torch.inf)
+        bounds = bounds.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        worst, which = bounds.min(1)
+        proved = worst > 0
+        up, down = active[proved], active[~proved]
+        twice = failed & torch.zeros_like(failed).index_fill(0, down, True)
+        failed[active] = ~proved
+        before[up], at_before[up] = low[up], at_low[up]
+        low[up], at_low[up] = trial[up], worst[proved]
+        high[down], at_high[down] = trial[down], worst[~proved].clamp(min=-1e300)
+        blocking[down] = chosen[~proved].gather(1, which[~proved].unsqueeze(1)).squeeze(1)
+        left[down] = left[down].scatter(1, chosen[~proved], (bounds <= 0)[~proved])
+        open_ = (high.isinf() | (high - low > precision * high)) & (low < limit)
+        active = active[open_[active]]
+        if not len(active):
+            break
+        ahead = low - at_low * (low - before) / (at_low - at_before)  # the secant of the proved
+        ahead = torch.where(ahead > low, ahead, torch.inf)
+        chord = low + (high - low) * at_low / (at_low - at_high.maximum(-2 * at_low)) * (1 - 1e-9)
+        middle = torch.where(twice, (low + high) / 2, chord)
+        bracketed = torch.where(
+            (trial == low) & (ahead < high), ahead.maximum(low + precision * high / 4), middle
+        )
+        trial = torch.where(high.isinf(), ahead.clamp(max=8 * low).maximum(low * (1 + precision)), bracketed)
+        trial = trial.nan_to_num(nan=0, posinf=torch.inf).minimum(limit)
+    finished = low >= limit
+    return torch.where(finished, torch.inf, low), torch.where(finished, -1, blocking)
+
+
+def _positions(left: Bool[Tensor, "m k"]) -> tuple[Int[Tensor, "m j"], Bool[Tensor, "m j"]]:
+    """The positions of what is left, as many columns as the longest row has; and which are only padding."""
+    most = max(1, int(left.sum(1).amax()))
+    order = left.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
+    return order, ~left.gather(1, order)

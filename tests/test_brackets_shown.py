@@ -1,0 +1,28 @@
+"""What a table's own summary says of its brackets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from made_up import column, table
+
+from marginkit.kinds import Kind
+from marginkit.report import summary
+from marginkit.report.words import figures
+
+
+def test_the_share_of_the_bracket_closed_is_the_median_of_certified_over_found():
+    both = table(
+        column([1.0, 2.0, 4.0, 0.0, np.inf]),
+        column([0.5, 0.2, 1.0, 0.0, 3.0], "crown", Kind.LOWER),
+        column([0.1, 1.8, 1.0, 0.0, 0.0], "lipschitz", Kind.LOWER),
+        column([9.0, 9.0, 9.0, 9.0, 9.0], "smoothing", Kind.SMOOTHED),
+    )
+    assert figures(both)["brackets"] == {"l2": {"certified": 1.0, "found": 2.0, "closed": 0.5}}
+    assert figures(table(column([1.0])))["brackets"] == {}
+
+
+def test_an_unsupported_operation_is_named_in_the_summary():
+    unsupported = table(replace(column([0.0, 0.0], "crown", Kind.LOWER), note="no bounds for Softmax"))
+    assert "crown.l2: unsupported, no bounds for Softmax" in list(summary(unsupported))
