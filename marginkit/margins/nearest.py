@@ -32,9 +32,9 @@ EFFORTS: dict[str, dict[str, object]] = {
         "precision": 2**-10,
     },
     "balanced": {
-        "rivals": 3,
-        "starts": ("linf:0", "input:1"),
-        "stages": ((10, 1, 1.0), (15, 1, 1.0)),
+        "rivals": 2,
+        "starts": ("linf:0", "own:0", "input:1"),
+        "stages": ((6, 1, 1.0), (15, 1, 1.0)),
         "units": 0,
         "precision": 2**-10,
     },
@@ -70,7 +70,7 @@ class Nearest:
     Attributes:
         effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
         rivals: how many to linearise at the input, those of largest logit.
-        starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
+        starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry), `own:RANK` (in that of the norm measured),
             `input:RATE`, `across:RATE` (from the input, with RATE times the usual step size; `across` along
             the steepest direction of another norm), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
@@ -92,7 +92,7 @@ class Nearest:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for start in self.starts or ():
-            Start.parse(start)
+            Start.parse(start.replace("own", "l2"))
         if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in self.stages):
             raise UsageError(
                 "nearest needs at least one start and one stage, of at least one step and attempt"
@@ -103,7 +103,8 @@ class Nearest:
         return bracket(model, x, y, threat, self._search)
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
-        pool = attempts(model, x, y, threat, [Start.parse(start) for start in self.starts or ()], self.rivals)
+        starts = [Start.parse(text.replace("own", threat.norm.name)) for text in self.starts or ()]
+        pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
         for steps, keep, within in self.stages or ():
             rows = torch.arange(len(pool), device=x.device)
             parts = torch.split(rows, len(x))  # memory as of one attempt a sample

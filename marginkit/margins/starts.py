@@ -22,7 +22,7 @@ RATES = {"l1": 1.0, "l2": 1.5, "linf": 1.0}
 WALK, OVERSHOOT = 6, 0.02
 SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 TRIES, PATIENCE = 8, 40  # random points for a sample that no start took across, and until one does
-FORMS = "l1:RANK, l2:RANK, linf:RANK, input:RATE, across:RATE or noise:SEED"
+FORMS = "l1:RANK, l2:RANK, linf:RANK, own:RANK, input:RATE, across:RATE or noise:SEED"
 
 
 @dataclass(frozen=True)
