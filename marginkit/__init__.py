@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from marginkit.losses.hinge import Hinge
     from marginkit.losses.large_margin import LargeMargin, large_margin
     from marginkit.margins import METHODS
+    from marginkit.margins.crown import Crown
     from marginkit.margins.deepfool import DeepFool
     from marginkit.margins.first_order import FirstOrder
     from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
+    from marginkit.margins.lipschitz import Lipschitz
     from marginkit.margins.nearest import Nearest
     from marginkit.margins.peers import TorchAttack
     from marginkit.margins.pgd import PGD
+    from marginkit.margins.smoothing import Smoothing
     from marginkit.norms import L1, L2, LINF, NORMS
     from marginkit.table import MarginTable
     from marginkit.table import read as load
@@ -32,7 +35,19 @@ _HOMES = {
     "kinds": ("Kind", "Status"),
     "losses": ("LOSSES", "CrossEntropy", "Hinge", "LargeMargin"),
     "losses.large_margin": ("large_margin",),
-    "margins": ("METHODS", "BIM", "FGSM", "PGD", "DeepFool", "FirstOrder", "FixedPGD", "Nearest"),
+    "margins": (
+        "METHODS",
+        "BIM",
+        "FGSM",
+        "PGD",
+        "Crown",
+        "DeepFool",
+        "FirstOrder",
+        "FixedPGD",
+        "Lipschitz",
+        "Nearest",
+        "Smoothing",
+    ),
     "margins.peers": ("TorchAttack",),
     "norms": ("L1", "L2", "LINF", "NORMS"),
     "table": ("MarginTable", "load", "save"),
@@ -54,6 +69,7 @@ __all__ = [
     "PGD",
     "Bracket",
     "CrossEntropy",
+    "Crown",
     "DeepFool",
     "Estimate",
     "FirstOrder",
@@ -61,10 +77,12 @@ __all__ = [
     "Hinge",
     "Kind",
     "LargeMargin",
+    "Lipschitz",
     "MarginTable",
     "MarginkitError",
     "Nearest",
     "Recipe",
+    "Smoothing",
     "Status",
     "Threat",
     "TorchAttack",

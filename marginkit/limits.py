@@ -61,7 +61,7 @@ class Limits:
         """What a method is to be called with; proofs hold for all displacements, so also for these."""
         if layer != INPUT:
             return at_layer(model, x, threat, layer)
-        if self.subspace is None or method.kind is Kind.LOWER:
+        if self.subspace is None or method.kind not in (Kind.ESTIMATE, Kind.UPPER):
             return at_input(model, x, threat)
         return in_subspace(model, x, threat, self.subspace)
 

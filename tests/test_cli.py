@@ -67,6 +67,28 @@ def test_the_users_own_arrays(here):
     assert l1 >= l2 >= linf >= 0
 
 
+def test_searches_can_be_limited(here, checkpoint_path):
+    few = ["measure", "--model", checkpoint_path, "--limit", 6, "--norms", "l2", "--option"]
+    quick = [*few, "nearest.effort=fast"]
+    run(*quick, "--search-at", "hidden", "--out", "hidden.h5")
+    assert [c.name for c in read(here / "hidden.h5").columns][-2:] == [
+        "nearest.l2.hidden1", "nearest.l2.hidden2",
+    ]  # fmt: skip
+    np.save("mask.npy", np.arange(64).reshape(1, 8, 8) >= 32)
+    run(*quick, "--mask", "mask.npy", "--out", "masked.h5")
+    run(*quick, "--subspace", 20, "--out", "subspace.h5")
+    masked, subspace = read(here / "masked.h5"), read(here / "subspace.h5")
+    assert masked.meta["threat"]["mask"]["free"] == 32
+    assert subspace.meta["threat"]["subspace"]["directions"] == 20
+    assert np.isfinite(subspace["nearest.l2"].distance).all()
+    assert "the threat" in run("compare", "masked.h5", "subspace.h5", code=4).stderr
+    assert "not on the grid of 255 steps" in run(*quick, "--quantize", "8bit", "--out", "q.h5", code=1).stderr
+    twice = "--methods", "quick=nearest,slow=nearest", "--option", "slow.effort=balanced"
+    run(*few, "quick.effort=fast", *twice, "--out", "twice.h5")
+    table = read(here / "twice.h5")
+    assert [table[f"{name}.l2"].options["effort"] for name in ("quick", "slow")] == ["fast", "balanced"]
+
+
 def test_json_on_standard_output_is_nothing_but_json(here, checkpoint_path):
     out = run("measure", "--model", checkpoint_path, *QUICK, "--json", "-").stdout
     figures = json.loads(out)

@@ -70,9 +70,9 @@ class Nearest:
     Attributes:
         effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
         rivals: how many to linearise at the input, those of largest logit.
-        starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry), `own:RANK` (in that of the norm measured),
-            `input:RATE`, `across:RATE` (from the input, with RATE times the usual step size; `across` along
-            the steepest direction of another norm), `noise:SEED`.
+        starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
+            `own:RANK` (in that of the norm measured), `input:RATE`, `across:RATE` (from the input, with RATE
+            times the usual step size; `across` along the steepest direction of another norm), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
         units: polish networks of at most so many ReLUs; 0 for none.
         precision: of the last bisection, relative to the distance.
