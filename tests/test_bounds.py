@@ -20,6 +20,7 @@ from marginkit.bounds.unsupported import Unsupported
 from marginkit.kinds import Status
 from marginkit.margins.crown import Crown
 from marginkit.margins.deepfool import DeepFool
+from marginkit.margins.nearest import Nearest
 from marginkit.models import Normalize
 from marginkit.norms import L1, L2, LINF, NORMS, Norm
 from marginkit.types import Threat
@@ -453,3 +454,12 @@ def dual_bound(model: nn.Sequential, x: Tensor, targets: Tensor, radius: float) 
             gaps.append(torch.where(open_, -low, 0))
         answers.append(bound(wanted, 3))
     return torch.stack(answers)
+
+
+def test_ascent_raises_radii_and_stays_below_what_is_found(network, samples, norm):
+    x, y = samples
+    threat = Threat(norm)
+    plain, ascended = (Crown(ascents=steps)(network, x, y, threat).lower for steps in (0, 3))
+    assert (ascended >= plain * (1 - 2e-3)).all()
+    assert ascended.sum() > 1.005 * plain.sum()
+    assert (ascended <= Nearest("tight")(network, x, y, threat).upper * (1 + 1e-9)).all()

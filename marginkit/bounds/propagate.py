@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
 
@@ -13,9 +13,10 @@ from torch import Tensor
 from marginkit.bounds.ball import Ball
 from marginkit.bounds.graph import Graph, affine, nonlinear
 from marginkit.bounds.ops import Convolution, Interval, Lines, Scale
-from marginkit.bounds.relaxations import Sloped, inner
+from marginkit.bounds.relaxations import Rectifier, Sloped, inner
 from marginkit.bounds.window import Coefficients, single_entries
 
+CLIMB = 0.5  # of a slope in one step
 Tightness = Literal["ibp", "crown-ibp", "crown"]
 
 
@@ -29,11 +30,14 @@ class Propagation:
             et al., arXiv 1906.06316); `crown` goes back from every nonlinear operation (arXiv 1811.00866).
         same: parallel lines.
         entries: at most so many coefficients at a time, which bounds the memory.
+        ascents: steps of gradient ascent by which the lower lines of the way back from the scores are
+            chosen, for each sample (after Xu et al., arXiv 2011.13824); hidden layers keep theirs.
     """
 
     tightness: Tightness
     same: bool = False
     entries: int = 2**22
+    ascents: int = 0
 
     def __call__(
         self, graph: Graph, ball: Ball, targets: Float[Tensor, "n rows classes"]
@@ -54,7 +58,30 @@ class Propagation:
                 known.intervals[i] = self._tightened(known, i)
             if nonlinear(node.op):
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
+        if self.ascents and self.tightness != "ibp" and not self.same:
+            return self._ascended(known, targets)
         return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+
+    def _ascended(self, known: _Known, targets: Float[Tensor, "n rows classes"]) -> Float[Tensor, "n rows"]:
+        """The best bounds met while unstable ReLUs' lower slopes climb; every slope allowed is a proof."""
+        graph, last, wanted = known.graph, len(known.graph.nodes) - 1, Coefficients(targets)
+        best = known.lowest(last, wanted)
+        free: dict[int, tuple[Sloped, Interval, float]] = {}
+        for j, lines in known.lines.items():
+            op, source = graph.nodes[j].op, graph.nodes[j].inputs[0]
+            if isinstance(op, Rectifier) and isinstance(lines, Sloped):
+                free[j] = (lines, known.intervals[source], op.negative)
+        for _ in range(self.ascents if free else 0):
+            with torch.enable_grad():
+                slopes = [lines.lower_slope.detach().requires_grad_() for lines, _, _ in free.values()]
+                for (j, (lines, _, _)), slope in zip(free.items(), slopes, strict=True):
+                    known.lines[j] = replace(lines, lower_slope=slope)
+                climb = torch.autograd.grad(known.lowest(last, wanted).amin(1).sum(), slopes)
+            for (j, (lines, interval, least)), up in zip(list(free.items()), climb, strict=True):
+                known.lines[j] = moved = _climbed(lines, up, interval, least)
+                free[j] = (moved, interval, least)
+            best = torch.maximum(best, known.lowest(last, wanted))
+        return best
 
     def _tightened(self, known: _Known, i: int) -> Interval:
         """The interval met with the one that linear functions give, where that can matter."""
@@ -80,6 +107,13 @@ class Propagation:
             high = high.scatter(1, chosen, torch.where(mine, most, torch.inf).minimum(high.gather(1, chosen)))
         low, high = low.view(-1, *shape), high.view(-1, *shape)
         return torch.minimum(low, high), torch.maximum(low, high)
+
+
+def _climbed(lines: Sloped, up: Tensor, interval: Interval, least: float) -> Sloped:
+    """Lower slopes a step up the gradient, between the two pieces' own; stable neurons keep their line."""
+    unstable = (interval[0] < 0) & (interval[1] > 0)
+    moved = (lines.lower_slope + CLIMB * up.sign()).clamp(least, 1)
+    return replace(lines, lower_slope=torch.where(unstable, moved, lines.lower_slope))
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,12 +33,14 @@ class Crown:
         bounds: of hidden layers: `crown` by lines back to the input, `crown-ibp` by intervals, `ibp` by
             intervals for the scores as well; each is cheaper and looser than the one before.
         slopes: of the lower line of an unstable ReLU: 0 or 1, whichever fits, or the upper line's.
+        ascents: steps by which the lower lines on the way back from the scores are chosen, for each sample.
         precision: a radius larger by this share of itself was not proved.
         memory: at most so many numbers in one tensor of coefficients.
     """
 
     bounds: Tightness = "crown"
     slopes: Literal["adaptive", "same"] = "adaptive"
+    ascents: int = 3
     precision: float = 2**-10
     memory: int = 2**20
     kind: ClassVar[Kind] = Kind.LOWER
@@ -54,7 +56,7 @@ class Crown:
         return torch.cat([radius for radius, _ in found]), torch.cat([rival for _, rival in found])
 
     def _search(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-        propagation = Propagation(self.bounds, self.slopes == "same", self.memory)
+        propagation = Propagation(self.bounds, self.slopes == "same", self.memory, self.ascents)
         scores = graph(x)
         rival = rivals(scores, y, None)
         slack = ROUNDING * scores.abs().amax(1, keepdim=True)
