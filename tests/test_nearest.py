@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from closed_form import Function
+from closed_form import Function, linear
 from scipy import optimize
 from torch import nn
 
@@ -15,7 +15,7 @@ from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.margins.nearest import EFFORTS, Nearest
 from marginkit.margins.polish import Region, least_distance
-from marginkit.margins.refine import Attempts
+from marginkit.margins.refine import Attempts, refine
 from marginkit.margins.starts import Start
 from marginkit.norms import L2, LINF, NORMS
 from marginkit.types import Threat
@@ -210,3 +210,15 @@ def test_the_box_binds_in_a_region():
     region = Region(np.array([[1.0, 1.0]]), np.array([1.0]), np.array([-1.0, -1.0]), np.array([0.2, 5.0]))
     for norm, expected in ((L2, [0.2, 0.8]), (LINF, [0.2, 0.8])):
         np.testing.assert_allclose(region.shortest(norm), expected, atol=1e-9)
+
+
+def test_an_attempt_grows_until_it_meets_the_boundary(norm):
+    """From a radius 500 times too small, in twenty steps: growth does not cool down before that."""
+    case = linear(2)
+    distance = case.distance(norm)
+    nothing, few = torch.zeros_like(case.x), distance / 500
+    owner, unmet = torch.arange(len(case.x)), torch.full_like(distance, torch.inf)
+    pool = Attempts(owner, nothing, few, torch.ones_like(few), owner < 0, unmet, nothing)
+    found = refine(case.model, case.x, case.y, Threat(norm, None, None), pool, 20)
+    assert found.best.isfinite().all()
+    assert (found.best >= distance).all()

@@ -63,6 +63,18 @@ def test_skip_connections_keep_working():
     assert torch.equal(found.witness[:, 4:], x)
 
 
+def test_the_samples_own_part_of_a_view_has_no_gradient(network, samples):
+    """Or searches would spend their steps on what the mask forbids."""
+    x, _ = samples
+    hidden = at_layer(network, x, Threat(L2), "hidden1")
+    inside = in_subspace(network, x, Threat(L2), torch.eye(64, dtype=torch.float64)[:3].view(3, *x.shape[1:]))
+    for view, moving in ((hidden, 24), (inside, 3)):
+        joint = view.x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(view.model(joint)[:, 0].sum(), joint)
+        assert gradient[:, :moving].any()
+        assert not gradient[:, moving:].any()
+
+
 def test_the_input_layer_is_the_model_itself(network, samples):
     x, _ = samples
     view = at_layer(network, x, Threat(L2), "input")
