@@ -63,6 +63,11 @@ def every_rival(name, count=None) -> dict[str, object]:
     return {} if name in TRACED else {"top_k": count}
 
 
+def fewer(name, samples):
+    """What takes long is asked less."""
+    return tuple(part[:6] for part in samples) if name == "exact" else samples
+
+
 def check_against_closed_form(name: str, case: Case, norm) -> None:
     options = at_input(name) | every_rival(name)
     found = answer(name, case.model, case.x, case.y, Threat(norm, *case.box), **options)
@@ -147,10 +152,13 @@ def test_what_is_found_is_no_farther_than_first_order_by_much(name, norm, networ
 
 @methods
 def test_a_batch_gives_what_its_samples_give_alone_in_any_order(name, norm, network, samples):
-    x, y = samples
+    x, y = fewer(name, samples)
     whole = distance(answer(name, network, x, y, Threat(norm)))
     alone = torch.cat(
-        [distance(answer(name, network, x[i : i + 1], y[i : i + 1], Threat(norm))) for i in range(8)]
+        [
+            distance(answer(name, network, x[i : i + 1], y[i : i + 1], Threat(norm)))
+            for i in range(min(8, len(x)))
+        ]
     )
     precise = 2e-3 if name in PROOFS else 1e-6  # a search for a radius may stop elsewhere
     assert_close(alone, whole[:8], rtol=precise, atol=1e-9)
@@ -170,7 +178,7 @@ class Times(nn.Module):
 
 @measures
 def test_scaling_the_inputs_scales_the_distances(name, norm, network, samples):
-    x, y = samples
+    x, y = fewer(name, samples)
     scaled = nn.Sequential(Times(1 / 8), network)
     before = distance(answer(name, network, x, y, Threat(norm), **at_input(name)))
     after = distance(answer(name, scaled, 8 * x, y, Threat(norm, 0.0, 8.0), **at_input(name)))

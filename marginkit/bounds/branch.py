@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from marginkit.bounds.ascent import adam
 from marginkit.bounds.ball import Ball
 from marginkit.bounds.chain import Chain
 from marginkit.bounds.nodes import Lines, Nodes
@@ -102,9 +103,9 @@ class Relaxation:
             inside = self.values(point, passed, lines, alpha)
             rise = RATE * 0.9**step
             uphill = torch.where(lines.undecided & (passed > 0), passed * inside, 0)
-            alpha = torch.clamp(alpha + rise * _adam(uphill, state[:2], step), slope, torch.ones_like(slope))
+            alpha = torch.clamp(alpha + rise * adam(uphill, state[:2], step), slope, torch.ones_like(slope))
             tilt = -nodes.split * inside
-            beta = (beta + rise * scale * _adam(tilt, state[2:], step)).clamp(min=0)
+            beta = (beta + rise * scale * adam(tilt, state[2:], step)).clamp(min=0)
         bound = torch.maximum(nodes.bound, best)
         return replace(nodes, alpha=kept_alpha, beta=kept_beta, bound=bound), nearest
 
@@ -197,11 +198,3 @@ class Relaxation:
         zeros = torch.zeros(count, self.chain.weights[0].shape[1], dtype=torch.float64)
         low, high = (None if end is None else end.expand_as(zeros) for end in self.room)
         return Ball(zeros, torch.full((count,), radius, dtype=torch.float64), self.norm, low, high)
-
-
-def _adam(gradient: Tensor, state: list[Tensor], step: int) -> Tensor:
-    """The step of Adam (Kingma and Ba, arXiv 1412.6980), with `state` its two means."""
-    state[0].mul_(0.8).add_(gradient, alpha=0.2)
-    state[1].mul_(0.95).addcmul_(gradient, gradient, value=0.05)
-    root = (state[1] / (1 - 0.95 ** (step + 1))).sqrt()
-    return state[0] / (1 - 0.8 ** (step + 1)) / (root + 1e-12)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marginkit.bounds.branch import Relaxation
 from marginkit.bounds.nodes import Nodes
-from marginkit.margins.branching import Search
+from marginkit.margins.branching import FIRST, Search
 from marginkit.norms import L1
 
 MARGIN = 4e-6  # a solver's proof is believed up to this share: it satisfies constraints to 1e-7 or so
@@ -20,10 +20,13 @@ MARGIN = 4e-6  # a solver's proof is believed up to this share: it satisfies con
 def solve(relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float) -> tuple[float, Tensor]:
     """As `branching.search`, one rival after the other; in L1 and Linf."""
     found = Search(relaxation, point, tolerance)
+    if time.monotonic() >= deadline:
+        return 0.0, point
     classes = torch.arange(len(relaxation.chain.biases[-1]))
     roots = relaxation.root(classes[classes != relaxation.label], found.upper)
     lower = float("inf")
-    for root in roots.each():
+    roots, _ = relaxation.bounded(roots, FIRST)  # rivals that stay beyond need no programme
+    for root in roots[roots.bound < found.upper].each():
         proved, moved = programme(relaxation, root, found.upper, deadline - time.monotonic())
         lower = min(lower, proved * (1 - MARGIN))
         if moved is not None:
@@ -94,7 +97,7 @@ def programme(
     whole = np.r_[np.zeros(moves + 2 * units), np.ones(units), 0]
     found = optimize.milp(
         cost, integrality=whole, bounds=optimize.Bounds(ends, tops), constraints=rows,
-        options={"time_limit": seconds, "mip_rel_gap": 1e-9},
+        options={"time_limit": seconds, "mip_rel_gap": 1e-7},
     )  # fmt: skip
     if found.status == 2:
         return float("inf"), None
