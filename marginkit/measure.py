@@ -165,13 +165,17 @@ def _columns(
             distance, status, rival = numbers
             yield Column(name, threat.norm.name, layer, method.kind, options, distance, status, rival)
         return
-    end = answer.lower if method.kind in (Kind.LOWER, Kind.SMOOTHED) else answer.upper
-    distance, status, rival = (_array(part) for part in (end, answer.status, answer.rival))
-    witness = None
-    if restore is not None and answer.witness is not None:
-        witness = _array(restore(answer.witness))
-    about = (name, threat.norm.name, layer, method.kind, options)
-    yield Column(*about, distance, status, rival, witness, answer.note)
+    proved = (Kind.LOWER, Kind.SMOOTHED)
+    ends = {layer: answer.lower if method.kind in proved else answer.upper}
+    if method.kind is Kind.EXACT:  # two columns, as if they were two layers
+        ends = {"lower": answer.lower, "upper": answer.upper}
+    for place, end in ends.items():
+        distance, status, rival = (_array(part) for part in (end, answer.status, answer.rival))
+        witness = None
+        if restore is not None and answer.witness is not None and place != "lower":
+            witness = _array(restore(answer.witness))
+        about = (name, threat.norm.name, place, method.kind, options)
+        yield Column(*about, distance, status, rival, witness, answer.note)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -14,8 +14,8 @@ from torch import nn
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.margins.nearest import EFFORTS, Nearest
-from marginkit.margins.polish import Region, least_distance
 from marginkit.margins.refine import Attempts, refine
+from marginkit.margins.region import Region, least_distance
 from marginkit.margins.starts import Start
 from marginkit.norms import L2, LINF, NORMS
 from marginkit.types import Threat

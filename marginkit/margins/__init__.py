@@ -2,6 +2,7 @@
 
 from marginkit.margins.crown import Crown
 from marginkit.margins.deepfool import DeepFool
+from marginkit.margins.exact import Exact
 from marginkit.margins.first_order import FirstOrder
 from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
 from marginkit.margins.lipschitz import Lipschitz
@@ -20,5 +21,6 @@ METHODS: dict[str, type[Method]] = {
     "fixed_pgd": FixedPGD,
     "crown": Crown,
     "lipschitz": Lipschitz,
+    "exact": Exact,
     "smoothing": Smoothing,
 }

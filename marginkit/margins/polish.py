@@ -3,105 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import optimize
 from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture
 from marginkit.logits import Labels, differences, gap, rivals
+from marginkit.margins.region import Region
 from marginkit.margins.witness import is_adversarial
-from marginkit.norms import L1, L2, Norm, Vectors
+from marginkit.norms import Vectors
 from marginkit.types import Threat
 
-CUTS = 16  # constraints that an L2 solve takes in at a time
 CLOSER = (1.0, 0.999)  # where along the displacement the region is looked up, a round each
-
-
-@dataclass(frozen=True)
-class Region:
-    """Of one sample: {z : normal z >= level, low <= z <= high}; the first row is the boundary to cross."""
-
-    normal: Float[np.ndarray, "rows f"]
-    level: Float[np.ndarray, "rows"]
-    low: Float[np.ndarray, "f"]
-    high: Float[np.ndarray, "f"]
-
-    def shortest(self, norm: Norm) -> np.ndarray | None:
-        """The point of least norm; None where there is none or the solver gives up."""
-        if norm is L2:
-            return self._shortest_l2()
-        return self._shortest_l1() if norm is L1 else self._shortest_linf()
-
-    def _shortest_l1(self) -> np.ndarray | None:
-        f = len(self.low)
-        bounds = [(0, h) for h in self.high] + [(0, -m) for m in self.low]
-        found = optimize.linprog(
-            np.ones(2 * f), -np.hstack([self.normal, -self.normal]), -self.level, bounds=bounds
-        )
-        return None if found.x is None else found.x[:f] - found.x[f:]
-
-    def _shortest_linf(self) -> np.ndarray | None:
-        """The bounds |z_i| <= t are rows beside the region's."""
-        f = len(self.low)
-        eye, ones = np.eye(f), np.ones((f, 1))
-        rows = np.block([[-self.normal, np.zeros((len(self.level), 1))], [eye, -ones], [-eye, -ones]])
-        bounds = [*zip(self.low, self.high, strict=True), (0, None)]
-        found = optimize.linprog(
-            np.r_[np.zeros(f), 1], rows, np.r_[-self.level, np.zeros(2 * f)], bounds=bounds
-        )
-        return None if found.x is None else found.x[:f]
-
-    def _shortest_l2(self) -> np.ndarray | None:
-        """Lawson and Hanson's least distance programming, with rows taken in as they are violated."""
-        normal, level = self.normal[:1], self.level[:1]
-        for _ in range(50):
-            point = least_distance(normal, level)
-            if point is None:
-                return None
-            rows, values = self._violated(point)
-            if not len(values):
-                return point
-            normal, level = np.vstack([normal, rows]), np.r_[level, values]
-        return None
-
-    def _violated(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        tolerance = 1e-9 * (1 + np.abs(point).max())
-        short = self.level - self.normal @ point
-        worst = np.argsort(-short)[:CUTS]
-        worst = worst[short[worst] > tolerance]
-        outside = np.maximum(self.low - point, point - self.high)
-        far = np.argsort(-outside)[:CUTS]
-        far = far[outside[far] > tolerance]
-        under = point[far] < self.low[far]
-        sides = np.zeros((len(far), len(point)))
-        sides[np.arange(len(far)), far] = np.where(under, 1, -1)
-        return np.vstack([self.normal[worst], sides]), np.r_[
-            self.level[worst], np.where(under, self.low[far], -self.high[far])
-        ]
-
-
-def least_distance(normal: np.ndarray, level: np.ndarray) -> np.ndarray | None:
-    """The z of least Euclidean length with normal z >= level; None where there is none.
-
-    By non-negative least squares (Lawson and Hanson, Solving Least Squares Problems, ch. 23).
-    """
-    scale = np.linalg.norm(normal, axis=1).clip(min=1e-30)
-    size = np.abs(level / scale).max()
-    if size == 0:
-        return np.zeros(normal.shape[1])
-    system = np.vstack([(normal / scale[:, None]).T, level / scale / size])
-    target = np.zeros(len(system))
-    target[-1] = 1
-    try:
-        multiplier, residual = optimize.nnls(system, target)
-    except RuntimeError:
-        return None
-    rest = system @ multiplier - target
-    return None if residual < 1e-10 else -size * rest[:-1] / rest[-1]
 
 
 def polish(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors, units: int) -> Vectors:
