@@ -89,7 +89,8 @@ def train(
     from marginkit.data import Source, load
     from marginkit.files import require_absent
     from marginkit.options import configure
-    from marginkit.training import Recipe, test_accuracy
+    from marginkit.recipe import Recipe
+    from marginkit.training import test_accuracy
     from marginkit.training import train as run
 
     require_absent(out, overwrite or resume)

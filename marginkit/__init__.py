@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from marginkit.margins import METHODS
     from marginkit.margins.crown import Crown
     from marginkit.margins.deepfool import DeepFool
+    from marginkit.margins.exact import Exact
     from marginkit.margins.first_order import FirstOrder
     from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
     from marginkit.margins.lipschitz import Lipschitz
@@ -24,10 +25,11 @@ if TYPE_CHECKING:
     from marginkit.margins.pgd import PGD
     from marginkit.margins.smoothing import Smoothing
     from marginkit.norms import L1, L2, LINF, NORMS
+    from marginkit.recipe import Recipe
     from marginkit.table import MarginTable
     from marginkit.table import read as load
     from marginkit.table import write as save
-    from marginkit.training import Recipe, train
+    from marginkit.training import train
     from marginkit.types import Bracket, Estimate, Threat
 
 _HOMES = {
@@ -42,6 +44,7 @@ _HOMES = {
         "PGD",
         "Crown",
         "DeepFool",
+        "Exact",
         "FirstOrder",
         "FixedPGD",
         "Lipschitz",
@@ -51,7 +54,8 @@ _HOMES = {
     "margins.peers": ("TorchAttack",),
     "norms": ("L1", "L2", "LINF", "NORMS"),
     "table": ("MarginTable", "load", "save"),
-    "training": ("Recipe", "train"),
+    "recipe": ("Recipe",),
+    "training": ("train",),
     "types": ("Bracket", "Estimate", "Threat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -72,6 +76,7 @@ __all__ = [
     "Crown",
     "DeepFool",
     "Estimate",
+    "Exact",
     "FirstOrder",
     "FixedPGD",
     "Hinge",

@@ -9,10 +9,11 @@ from marginkit.errors import MarginkitError
 from marginkit.files import require_absent
 from marginkit.measure import measure_file
 from marginkit.progress import Track, silent
+from marginkit.recipe import Recipe
 from marginkit.report import html
 from marginkit.report.study import Study
 from marginkit.table import write
-from marginkit.training import Recipe, train
+from marginkit.training import train
 
 LOSSES = ("cross-entropy", "large-margin")
 METHODS = ("first_order", "nearest")

@@ -7,7 +7,8 @@ import torch
 
 from marginkit.data import Source, batches, load
 from marginkit.norms import NORMS, Norm
-from marginkit.training import Recipe, train
+from marginkit.recipe import Recipe
+from marginkit.training import train
 
 torch.set_num_threads(1)  # pytest-xdist already uses every core
 

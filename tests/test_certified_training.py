@@ -15,7 +15,8 @@ from marginkit.losses.lipschitz_margin import LipschitzMargin
 from marginkit.margins.crown import Crown
 from marginkit.margins.lipschitz import Lipschitz
 from marginkit.norms import L2, LINF
-from marginkit.training import Recipe, train
+from marginkit.recipe import Recipe
+from marginkit.training import train
 from marginkit.types import Threat
 
 

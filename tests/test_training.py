@@ -12,7 +12,8 @@ from marginkit import checkpoint as checkpoints
 from marginkit.data import Data, Source, load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.losses import LOSSES
-from marginkit.training import OPTIMIZERS, SCHEDULES, Recipe, accuracy, train
+from marginkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from marginkit.training import accuracy, train
 from marginkit.training import test_accuracy as accuracy_on_test
 
 SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}
