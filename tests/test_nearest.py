@@ -25,7 +25,10 @@ FEATURES, HIDDEN, SAMPLES = 4, 6, 8
 
 @pytest.fixture(scope="module", params=[0, 1])
 def relu_network(request):
-    """One hidden layer, so that its regions can be enumerated: 2^6."""
+    """One hidden layer, so that its regions can be enumerated: 2^6.
+
+    Seeds with which no sample is missed; docs/methods.md tells of one that is, with another seed.
+    """
     torch.manual_seed(request.param)
     model = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)).double()
     x = torch.rand(SAMPLES, FEATURES, dtype=torch.float64)
