@@ -13,6 +13,9 @@ from marginkit.bounds.ops import Interval
 from marginkit.bounds.relaxations import inner
 from marginkit.norms import Box, Norm, Vectors, column
 
+CACHED = 2**17  # numbers worked on at a time: what a processor keeps near
+TOP = 32  # weights that mostly use up an L1 radius
+
 
 @dataclass(frozen=True, eq=False)
 class Ball:
@@ -67,9 +70,15 @@ class Ball:
             return self._cornered(a, down, up)
         if self.norm.p == 2 and quick:
             return torch.minimum(self._masked(a, down, up), self._cornered(a, down, up))
-        room = torch.where(a > 0, -down.unsqueeze(1), up.unsqueeze(1)).flatten(2)
         within = _within_l1 if self.norm.p == 1 else _within_l2
-        return within(a.abs().flatten(2).expand_as(room), room, self.radius)
+        down, up, radius = down.flatten(1).unsqueeze(1), up.flatten(1).unsqueeze(1), self.radius.unsqueeze(1)
+
+        def reach(rows: Tensor) -> Tensor:
+            room = torch.where(rows > 0, -down, up)
+            return within(rows.abs().expand_as(room), room, radius)
+
+        few = max(1, CACHED // down.numel())
+        return torch.cat([reach(rows) for rows in a.flatten(2).split(few, dim=1)], 1)
 
     def _cornered(self, a: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """The reach in the box alone."""
@@ -85,10 +94,15 @@ class Ball:
 
 def _within_l1(weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     """The most of <weight, t> for 0 <= t <= room, sum t <= radius: the largest weights first."""
-    weight, order = weight.sort(dim=2, descending=True)
-    room = room.gather(2, order.expand_as(room))
-    left = radius.view(-1, 1, 1) - (room.cumsum(2) - room)
-    return (weight * torch.minimum(left.clamp_(min=0), room)).sum(2)
+    weight = weight * (room > 0)
+    for most in (min(TOP, weight.shape[2]), weight.shape[2]):
+        top, order = weight.topk(most, dim=2)
+        taken = room.gather(2, order)
+        total = taken.cumsum(2)
+        if ((total[..., -1] >= radius) | (top[..., -1] == 0)).all():
+            break
+    left = (radius.unsqueeze(2) - (total - taken)).clamp(min=0)
+    return (top * torch.minimum(left, taken)).sum(2)
 
 
 def _within_l2(weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
@@ -97,7 +111,7 @@ def _within_l2(weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     Every s > 0 gives the dual bound radius^2 / 2s + sum_i max_t (weight_i t - t^2 / 2s). The best s solves
     |min(s weight, room)| = radius; two of Newton's steps from below come near it.
     """
-    square = radius.square().unsqueeze(1).expand(weight.shape[:2])
+    square = radius.square().expand(weight.shape[:2])
     s, taken = square.new_zeros(square.shape), square.new_zeros(square.shape)
     for _ in range(2):
         full = s.unsqueeze(2) * weight >= room

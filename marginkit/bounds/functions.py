@@ -45,6 +45,8 @@ AS_MODULE: dict[Any, type[nn.Module]] = {
     "tanh": nn.Tanh,
     F.gelu: nn.GELU,
     F.silu: nn.SiLU,
+    F.max_pool1d: nn.MaxPool1d,
+    torch.max_pool1d: nn.MaxPool1d,
     F.max_pool2d: nn.MaxPool2d,
     torch.max_pool2d: nn.MaxPool2d,
     F.avg_pool1d: nn.AvgPool1d,

@@ -50,13 +50,17 @@ def _batch_norm(module: Any, call: Call) -> Op:
     return Scale(scale.view(size), shift.view(size))
 
 
-def _pair(value: Any) -> Shape:
-    return tuple(value) if isinstance(value, list | tuple) else (value, value)
-
-
 def _max_pool(module: Any, call: Call) -> Op:
     stride = module.kernel_size if module.stride is None else module.stride
-    pool = MaxPool(*map(_pair, (module.kernel_size, stride, module.padding, module.dilation)))
+    flat = isinstance(module, nn.MaxPool1d)
+
+    def pair(value: Any, height: int) -> Shape:
+        one = tuple(value) if isinstance(value, list | tuple) else (value,)
+        return (height, *one) if flat else one * (3 - len(one))
+
+    pool = MaxPool(
+        pair(module.kernel_size, 1), pair(stride, 1), pair(module.padding, 0), pair(module.dilation, 1)
+    )
     floor = pool(call.value.new_zeros(1, *call.shapes[0])).shape[1:]
     if module.return_indices or floor != call.shape:
         raise call.unsupported("return_indices or ceil_mode")
@@ -99,6 +103,7 @@ MODULES: dict[type[nn.Module], Callable[[Any, Call], Op | None]] = {
     nn.Tanh: lambda module, call: TANH,
     nn.GELU: _gelu,
     nn.SiLU: lambda module, call: SILU,
+    nn.MaxPool1d: _max_pool,
     nn.MaxPool2d: _max_pool,
     nn.AvgPool1d: _averaging,
     nn.AvgPool2d: _averaging,

@@ -14,7 +14,7 @@ from marginkit.bounds.ops import Interval, Shape
 
 @dataclass(frozen=True)
 class MaxPool:
-    """The largest entry of each window of an image [channels, height, width].
+    """The largest entry of each window of an image [channels, height, width], or [channels, length].
 
     Lower line: the entry whose own lower bound is highest. Upper line: with l that bound, the better at the
     windows' middles of the constant max_i u_i and of l + sum_i relu(x_i - l), each relu by its chord.
@@ -28,7 +28,8 @@ class MaxPool:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The value."""
-        return F.max_pool2d(x, self.size, self.stride, self.padding, self.dilation)
+        largest = F.max_pool2d(_image(x), self.size, self.stride, self.padding, self.dilation)
+        return largest.squeeze(2) if x.ndim == 3 else largest
 
     def interval(self, x: Interval) -> Interval:
         """Monotone."""
@@ -36,7 +37,7 @@ class MaxPool:
 
     def lines(self, low: Tensor, high: Tensor, same: bool) -> Windows:
         """Lines over each window's entries; there are no parallel ones, whatever `same`."""
-        shape = low.shape[1:]
+        shape = _image(low).shape[1:]
         low, high = self._windows(low), self._windows(high)
         best = low.amax(2, keepdim=True)
         top = high.amax(2)
@@ -55,7 +56,7 @@ class MaxPool:
     def _windows(self, x: Tensor) -> Tensor:
         """[n, c, h, w] -> [n, c, entries of a window, windows]; -inf outside the image."""
         high, wide = self.padding
-        padded = F.pad(x, (wide, wide, high, high), value=-torch.inf)
+        padded = F.pad(_image(x), (wide, wide, high, high), value=-torch.inf)
         entries = F.unfold(padded, self.size, self.dilation, 0, self.stride)
         return entries.view(len(x), x.shape[1], -1, entries.shape[2])
 
@@ -84,4 +85,9 @@ class Windows:
         entries = up * self.lower.unsqueeze(1) + down * self.upper.unsqueeze(1)
         back = self.pool.scatter(entries.flatten(0, 1), self.shape)
         offset = (down.squeeze(3) * self.offset.unsqueeze(1)).sum((2, 3))
-        return back.reshape(*entries.shape[:2], *self.shape), offset
+        shape = self.shape if a.ndim == 5 else (self.shape[0], self.shape[2])
+        return back.reshape(*entries.shape[:2], *shape), offset
+
+
+def _image(x: Tensor) -> Tensor:
+    return x.unsqueeze(2) if x.ndim == 3 else x
