@@ -62,9 +62,8 @@ class Ball:
     def _reach(self, a: Tensor, quick: bool) -> Tensor:
         """How far <a, z> can fall below <a, x>."""
         if self.low is None or self.high is None:
-            dual = torch.linalg.vector_norm(a.flatten(2), self.norm.dual.p, dim=2)
-            reach: Tensor = self.radius.unsqueeze(1) * dual
-            return reach
+            dual: Tensor = torch.linalg.vector_norm(a.flatten(2), self.norm.dual.p, dim=2)
+            return self.radius.unsqueeze(1) * dual
         down, up = self._room()
         if self.norm.p == torch.inf:
             return self._cornered(a, down, up)
@@ -78,7 +77,7 @@ class Ball:
             return within(rows.abs().expand_as(room), room, radius)
 
         few = max(1, CACHED // down.numel())
-        return torch.cat([reach(rows) for rows in a.flatten(2).split(few, dim=1)], 1)
+        return torch.cat([reach(rows) for rows in torch.split(a.flatten(2), few, dim=1)], 1)
 
     def _cornered(self, a: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """The reach in the box alone."""

@@ -28,8 +28,10 @@ def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> 
     Samples are drawn with replacement, for all columns the same (rows of paired differences stay pairs).
     Bias-corrected and accelerated (Efron 1987), its quantiles moved outwards for small samples as Student's
     are from the normal's (Hesterberg 2015, arXiv 1411.5279); the plain percentile interval where that
-    degenerates: no spread, or no resample on one side of the mean. From 50,000 samples on the bootstrap
-    distribution of a mean is normal for all purposes, and mean +- 1.96 standard errors is given.
+    degenerates: no spread, or no resample on one side of the mean. Either is widened to hold Student's
+    interval: BCa covers too rarely where most differences are zero, Student's where they are skewed. From
+    50,000 samples on the bootstrap distribution of a mean is normal for all purposes, and mean +- 1.96
+    standard errors is given.
 
     Args:
         values: [samples, columns]; NaN where a column knows nothing of a sample.
@@ -77,15 +79,16 @@ def _bca(values: np.ndarray, means: np.ndarray) -> Interval:
     below = float((means < mean - rounding).mean() + (np.abs(means - mean) <= rounding).mean() / 2)
     if np.abs(apart).max() <= rounding:
         return Interval(mean, mean, "percentile")
-    if not 0 < below < 1:
-        low, high = np.quantile(means, tails)
-        return Interval(float(low), float(high), "percentile")
     n = len(values)
-    bias, edges = stats.norm.ppf(below), np.sqrt(n / (n - 1)) * stats.t.ppf(tails, n - 1)
-    acceleration = float((apart**3).sum()) / (6 * spread**1.5)
-    shifted = bias + edges
-    low, high = np.quantile(means, stats.norm.cdf(bias + shifted / (1 - acceleration * shifted)))
-    return Interval(float(low), float(high), "BCa")
+    student = stats.t.ppf(tails, n - 1)
+    method = "BCa" if 0 < below < 1 else "percentile"
+    if method == "BCa":
+        bias, acceleration = stats.norm.ppf(below), float((apart**3).sum()) / (6 * spread**1.5)
+        shifted = bias + np.sqrt(n / (n - 1)) * student
+        tails = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))
+    low, high = np.quantile(means, tails)
+    first, last = mean + student * np.sqrt(spread / (n - 1) / n)
+    return Interval(min(float(low), float(first)), max(float(high), float(last)), method)
 
 
 def _normal(values: np.ndarray) -> Interval:
