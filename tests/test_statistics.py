@@ -269,6 +269,19 @@ def test_groups_by_hand():
     assert back.columns[0].difference == pytest.approx(-row.difference)
 
 
+def test_the_groups_robust_accuracy_by_hand():
+    a = {f"a{i}": table(column([1.0, 2.0, 3.0, 4.0 + i])) for i in range(3)}
+    b = {f"b{i}": table(column([2.6, 2.7, 3.0, 2.0 + i])) for i in range(3)}
+    (found,) = compare_groups({"a": a, "b": b}, radii={"l2": [2.5]})
+    (row,) = found.robust
+    assert (row.end, row.radius) == ("found", 2.5)
+    assert row.means == ((0.5, 0.5, 0.5), (0.75, 1.0, 1.0))
+    assert row.difference == pytest.approx(11 / 12 - 0.5)
+    assert row.interval[0] < row.difference < row.interval[1]
+    (back,) = compare_groups({"b": b, "a": a}, radii={"l2": [2.5]})
+    assert back.robust[0].difference == pytest.approx(-row.difference)
+
+
 def test_groups_of_one_and_groups_alike():
     a = table(column([1.0, 2.0, 3.0]))
     (found,) = compare_groups({"a": {"x": a}, "b": {"y": a}})

@@ -75,7 +75,8 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
             for c in study.comparisons
         ],
         "groups": [
-            {"c": g, "sentences": list(group_sentences(g)), "table": of.of_groups(g)} for g in study.groups
+            {"c": g, "sentences": list(group_sentences(g)), "tables": list(of.of_groups(g))}
+            for g in study.groups
         ],
         "provenance": {
             name: json.dumps(t.meta, indent=2, sort_keys=True) for name, t in study.tables.items()

@@ -36,7 +36,7 @@ def _tables(study: Study) -> Iterator[tuple[str, Rows]]:
         for rows in (*of.of_comparison(c), *of.in_depth(c)):
             yield f"{c.other} (B) against {c.baseline} (A)", rows
     for g in study.groups:
-        yield f"{g.other} (B) against {g.baseline} (A)", of.of_groups(g)
+        yield from ((f"{g.other} (B) against {g.baseline} (A)", rows) for rows in of.of_groups(g))
 
 
 def _markdown(study: Study) -> Iterator[str]:

@@ -11,7 +11,7 @@ from marginkit.compare import Comparison
 from marginkit.statistics.attacks import attacked
 from marginkit.statistics.brackets import closed, ends, norms, robust
 from marginkit.statistics.columns import ColumnComparison
-from marginkit.statistics.groups import GroupComparison
+from marginkit.statistics.groups import GroupColumn, GroupComparison, GroupRobust
 from marginkit.statistics.layers import Signature
 from marginkit.statistics.location import median
 from marginkit.table import INPUT, MarginTable
@@ -42,6 +42,11 @@ def number(value: float | None, digits: int = 4) -> str:
 def interval(pair: tuple[float, float]) -> str:
     """`[low, high]`."""
     return f"[{number(pair[0], 3)}, {number(pair[1], 3)}]"
+
+
+def percents(pair: tuple[float, float]) -> str:
+    """`[low, high]` in percent, signed."""
+    return f"[{pair[0]:+.1%}, {pair[1]:+.1%}]"
 
 
 def p_value(p: float | None) -> str:
@@ -120,7 +125,7 @@ def _robust(c: Comparison) -> Rows:
                 r.end,
                 percent(r.baseline),
                 percent(r.other),
-                f"[{r.interval[0]:+.1%}, {r.interval[1]:+.1%}]",
+                percents(r.interval),
                 f"{r.only_baseline}/{r.only_other}",
                 p_value(r.adjusted),
             )
@@ -249,23 +254,34 @@ def against_baseline(comparisons: Sequence[Comparison]) -> Rows:
     )
 
 
-def of_groups(c: GroupComparison) -> Rows:
+def of_groups(c: GroupComparison) -> Iterator[Rows]:
     """Two groups of models."""
-    return Rows(
+    note = (
+        "95 %: cluster bootstrap over models and samples; p: Welch's t-test on the models' means, after Holm"
+    )
+    yield Rows(
         f"{c.other} (B) minus {c.baseline} (A): {len(c.files[1])} and {len(c.files[0])} models",
-        "95 %: cluster bootstrap over models and samples; p: Welch's t-test on the models' means, after Holm",
+        note,
         ("column", "mean A", "mean B", "difference", "95 %", "p"),
         tuple(
-            (
-                r.name,
-                *map(number, r.mean),
-                number(r.difference, 3),
-                interval(r.interval),
-                "-" if r.welch is None else p_value(r.adjusted),
-            )
+            (r.name, *map(number, r.mean), number(r.difference, 3), interval(r.interval), _welch(r))
             for r in c.columns
         ),
     )
+    if c.robust:
+        yield Rows(
+            "Robust accuracy of the groups",
+            f"found, certified: as for two tables; {note}",
+            ("norm", "radius", "end", "A", "B", "B - A, 95 %", "p"),
+            tuple(
+                (r.norm, number(r.radius), r.end, *map(percent, r.mean), percents(r.interval), _welch(r))
+                for r in c.robust
+            ),
+        )
+
+
+def _welch(row: GroupColumn | GroupRobust) -> str:
+    return "-" if row.welch is None else p_value(row.adjusted)
 
 
 def bounding(c: Comparison) -> list[ColumnComparison]:

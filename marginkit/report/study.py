@@ -42,7 +42,7 @@ class Study:
         """Compares every group of files with the first."""
         labels = iter(_labels([path for files in paths.values() for path in files]))
         tables = {name: {next(labels): read(path) for path in files} for name, files in paths.items()}
-        found = compare_groups(tables, settings.taus, settings.seed)
+        found = compare_groups(tables, settings.taus, settings.radii, settings.seed)
         return Study({f: t for members in tables.values() for f, t in members.items()}, groups=tuple(found))
 
     @property

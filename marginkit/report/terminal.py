@@ -42,7 +42,8 @@ def group_overview(c: GroupComparison) -> Iterator[RenderableType]:
     for letter, name, files, right in zip("AB", (c.baseline, c.other), c.files, c.accuracy, strict=True):
         yield f"{letter}: {name}, {len(files)} models, accuracy {np.mean(right):.2%}: {', '.join(files)}"
     yield f"{c.n} samples in all"
-    yield from _shown(of.of_groups(c))
+    for rows in of.of_groups(c):
+        yield from _shown(rows)
 
 
 def several(comparisons: Sequence[Comparison]) -> Iterator[RenderableType]:

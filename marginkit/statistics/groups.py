@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.statistics.brackets import limit
+from marginkit.statistics.brackets import Ends, ends, limit, norms
 from marginkit.statistics.pairing import paired
+from marginkit.statistics.radii import both_ends
 from marginkit.statistics.resample import LEVEL, NORMAL_FROM, resampled_means
 from marginkit.statistics.significance import holm
 from marginkit.table import INPUT, Column, MarginTable, names
@@ -48,6 +50,27 @@ class GroupColumn:
 
 
 @dataclass(frozen=True)
+class GroupRobust:
+    """Robust accuracy of two groups of models at a radius; pairs are (baseline, other).
+
+    Attributes:
+        norm, radius, end: as for two tables.
+        means: each model's, for every group.
+        mean, difference, interval, welch, adjusted: as of a column.
+    """
+
+    norm: str
+    radius: float
+    end: str
+    means: tuple[tuple[float, ...], tuple[float, ...]]
+    mean: Pair
+    difference: float
+    interval: Pair
+    welch: float | None
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
 class GroupComparison:
     """Two groups of models, each on the samples that all tables share."""
 
@@ -57,11 +80,13 @@ class GroupComparison:
     n: int
     accuracy: tuple[tuple[float, ...], tuple[float, ...]]
     columns: tuple[GroupColumn, ...]
+    robust: tuple[GroupRobust, ...]
 
 
 def compare_groups(
     groups: Mapping[str, Mapping[str, MarginTable]],
     taus: Mapping[str, float] | None = None,
+    radii: Mapping[str, Sequence[float]] | None = None,
     seed: int = 0,
 ) -> list[GroupComparison]:
     """Compares every group with the first.
@@ -69,6 +94,7 @@ def compare_groups(
     Args:
         groups: by name, the tables by file.
         taus: for each norm, where to cut distances.
+        radii: for each norm, where to tell the robust accuracy.
         seed: of the bootstrap.
 
     Raises:
@@ -78,32 +104,41 @@ def compare_groups(
     if len(groups) < 2:
         raise UsageError("one group can't be compared: give a second --group NAME=FILES")
     (first, baseline), *others = groups.items()
-    found = [_compare(first, baseline, name, tables, taus or {}, seed) for name, tables in others]
-    adjusted = iter(holm([row.welch for c in found for row in c.columns]))
-    return [
-        replace(c, columns=tuple(replace(row, adjusted=next(adjusted)) for row in c.columns)) for c in found
+    found = [
+        _compare((first, name), baseline, tables, taus or {}, radii or {}, seed) for name, tables in others
     ]
+    adjusted = iter(holm([row.welch for c in found for rows in (c.columns, c.robust) for row in rows]))
+
+    def after(rows: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(replace(row, adjusted=next(adjusted)) for row in rows)
+
+    return [replace(c, columns=after(c.columns), robust=after(c.robust)) for c in found]
 
 
 def _compare(
-    first: str,
+    labels: tuple[str, str],
     baseline: Mapping[str, MarginTable],
-    second: str,
     other: Mapping[str, MarginTable],
     taus: Mapping[str, float],
+    radii: Mapping[str, Sequence[float]],
     seed: int,
 ) -> GroupComparison:
     tables = paired([*baseline.values(), *other.values()])
     sizes = (len(baseline), len(other))
-    cut = [(name, *_cut([table[name] for table in tables], taus)) for name in names(tables)]
+    shared = names(tables)
+    cut = [(name, *_cut([table[name] for table in tables], taus)) for name in shared]
+    known = {norm: [ends(table, norm, shared) for table in tables] for norm in norms(tables[0], shared)}
     right = [float((table.predicted == table.label).mean()) for table in tables]
     return GroupComparison(
-        baseline=first,
-        other=second,
+        baseline=labels[0],
+        other=labels[1],
         files=(tuple(baseline), tuple(other)),
         n=len(tables[0]),
         accuracy=(tuple(right[: sizes[0]]), tuple(right[sizes[0] :])),
         columns=tuple(_column(tables[0][name], tau, values, sizes, seed) for name, tau, values in cut),
+        robust=tuple(
+            row for norm, found in known.items() for row in _robust(norm, found, radii.get(norm), sizes, seed)
+        ),
     )
 
 
@@ -119,20 +154,35 @@ def _cut(columns: Sequence[Column], taus: Mapping[str, float]) -> tuple[float, n
 
 
 def _column(column: Column, tau: float, values: np.ndarray, sizes: tuple[int, int], seed: int) -> GroupColumn:
-    means = values.mean(0) if len(values) else np.full(sum(sizes), np.nan)
-    a, b = means[: sizes[0]], means[sizes[0] :]
     return GroupColumn(
         name=column.name,
         kind=column.kind,
         norm=column.norm,
         layer=column.layer,
         tau=tau,
-        means=(tuple(map(float, a)), tuple(map(float, b))),
-        mean=(float(a.mean()), float(b.mean())),
-        difference=float(b.mean() - a.mean()),
-        interval=cluster_interval(values, sizes, seed),
-        welch=welch(a, b),
+        **_contrast(values, sizes, seed),
     )
+
+
+def _robust(
+    norm: str, found: Sequence[Ends], radii: Sequence[float] | None, sizes: tuple[int, int], seed: int
+) -> Iterator[GroupRobust]:
+    """By both ends that all models have."""
+    for end, radius, beyond in both_ends(found, radii):
+        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, seed))
+
+
+def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int) -> dict[str, Any]:
+    """The models' means, the groups' and their difference."""
+    means = values.mean(0) if len(values) else np.full(sum(sizes), np.nan)
+    a, b = means[: sizes[0]], means[sizes[0] :]
+    return {
+        "means": (tuple(map(float, a)), tuple(map(float, b))),
+        "mean": (float(a.mean()), float(b.mean())),
+        "difference": float(b.mean() - a.mean()),
+        "interval": cluster_interval(values, sizes, seed),
+        "welch": welch(a, b),
+    }
 
 
 def cluster_interval(values: np.ndarray, sizes: tuple[int, int], seed: int) -> Pair:
@@ -176,7 +226,8 @@ def welch(a: np.ndarray, b: np.ndarray) -> float | None:
     """
     if min(len(a), len(b)) < 2 or max(np.ptp(a), np.ptp(b)) <= 1e-12 * np.abs(np.r_[a, b]).max():
         return None
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    (m, s), (n, t) = ((part.mean(), part.std(ddof=1)) for part in (a, b))
+    return float(stats.ttest_ind_from_stats(m, s, len(a), n, t, len(b), equal_var=False).pvalue)
 
 
 def _widening(k: int, freedom: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,21 @@ class Robust:
 
 def at_radii(norm: str, a: Ends, b: Ends, radii: Sequence[float] | None) -> list[Robust]:
     """By both ends that both models have; at round numbers near the quartiles of the distances by default."""
-    radii = _quartiles(np.concatenate([a.upper, b.upper])) if radii is None else radii
-    found = []
+    return [
+        Robust(norm, radius, end, beyond[:, 0], beyond[:, 1])
+        for end, radius, beyond in both_ends([a, b], radii)
+    ]
+
+
+def both_ends(
+    models: Sequence[Ends], radii: Sequence[float] | None
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Of ends that all models have: which, the radius, and whether it is farther [samples, models]."""
+    radii = _quartiles(np.concatenate([m.upper for m in models])) if radii is None else radii
     for end, key in (("found", "upper"), ("certified", "lower")):
-        if all(e.searched if end == "found" else e.certified for e in (a, b)):
-            found += [Robust(norm, float(r), end, getattr(a, key) > r, getattr(b, key) > r) for r in radii]
-    return found
+        if all(m.searched if end == "found" else m.certified for m in models):
+            values = np.column_stack([getattr(m, key) for m in models])
+            yield from ((end, float(radius), values > radius) for radius in radii)
 
 
 def describe(found: Robust, interval: Interval) -> RobustAccuracy:
