@@ -47,8 +47,9 @@ class Lipschitz:
         scores = graph(x)
         rival = rivals(scores, y, None)
         gap = differences(scores, y, rival) - ROUNDING * scores.abs().amax(1, keepdim=True)
-        pairs = self._pairs(graph, scores.shape[1], threat)
-        radius, which = (gap.clamp(min=0) / pairs.to(x.device)[y.unsqueeze(1), rival]).min(1)
+        with x.device:  # matrices are made where the model is
+            pairs = self._pairs(graph, scores.shape[1], threat)
+        radius, which = (gap.clamp(min=0) / pairs[y.unsqueeze(1), rival]).min(1)
         return radius.nan_to_num(nan=torch.inf, posinf=torch.inf), rival.gather(
             1, which.unsqueeze(1)
         ).squeeze(1)
