@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -144,6 +145,17 @@ def test_markdown_and_latex_have_the_same_cells(study, tmp_path):
 def test_latex_escapes_what_tex_would_read():
     cells = markup.latex_table(Rows("T", "", ("a",), (("50% & $x_1 \\ {#} ~^<>[",),)))
     assert r"50\% \& \$x\_1 \textbackslash{} \{\#\} \textasciitilde{}\textasciicircum{}" in cells
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles_whatever_the_files_are_called(folder, tmp_path):
+    tables = {"baseline": read(folder / "a.h5"), NASTY: read(folder / "b.h5")}
+    markup.write_latex(Study.of_tables(tables), tmp_path / "r.tex")
+    lines = (r"\documentclass{article}\usepackage{booktabs}", r"\begin{document}\input{r}\end{document}")
+    (tmp_path / "all.tex").write_text("\n".join(lines))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_the_gallery_shows_inputs_witnesses_and_changes(study):
