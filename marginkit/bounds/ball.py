@@ -48,7 +48,7 @@ class Ball:
             a: coefficients of each sample, or with b = 1 of all.
             quick: for L2 within a box the better of two: the ball without entries that can't move, the box.
         """
-        return inner(a, self.x) - self._reach(a, quick)
+        return inner(a, self.x) - self.reach(a, quick)
 
     def _room(self) -> Interval:
         bound = column(self.radius, self.x).expand_as(self.x)
@@ -56,8 +56,8 @@ class Ball:
             return -bound, bound
         return torch.maximum(self.low, -bound), torch.minimum(self.high, bound)
 
-    def _reach(self, a: Tensor, quick: bool) -> Tensor:
-        """How far <a, z> can fall below <a, x>."""
+    def reach(self, a: Tensor, quick: bool = False) -> Tensor:
+        """How far <a, z> can fall below <a, x>; as `lowest`."""
         if self.low is None or self.high is None:
             dual = torch.linalg.vector_norm(a.flatten(2), self.norm.dual.p, dim=2)
             reach: Tensor = self.radius.unsqueeze(1) * dual

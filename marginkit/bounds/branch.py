@@ -9,8 +9,9 @@ from torch import Tensor
 
 from marginkit.bounds.ascent import adam
 from marginkit.bounds.ball import Ball
+from marginkit.bounds.cap import Caps
 from marginkit.bounds.chain import Chain
-from marginkit.bounds.nodes import Lines, Nodes
+from marginkit.bounds.nodes import Lines, Nodes, Planes
 from marginkit.norms import Box, Norm
 
 RATE = 0.3  # of the ascent, in shares of a slope's range
@@ -74,7 +75,7 @@ class Relaxation:
             a = a @ self.chain.weights[k]
         return a, c, passed[::-1]
 
-    def bounded(self, nodes: Nodes, steps: int) -> tuple[Nodes, Tensor]:
+    def bounded(self, nodes: Nodes, steps: int) -> tuple[Nodes, Planes]:
         """Raises each part's bound by so many steps of ascent.
 
         Every slope alpha and every multiplier beta >= 0 gives a linear function that is at most 0 wherever
@@ -83,40 +84,52 @@ class Relaxation:
         way; here it is the distance.)
 
         Returns:
-            The parts, and the hyperplanes' nearest points [n, f].
+            The parts, and the hyperplanes.
         """
         lines, slope = self.lines(nodes), self.slopes(nodes.low)
         alpha, beta = nodes.alpha, nodes.beta
         best, kept_alpha, kept_beta = torch.full_like(nodes.bound, -torch.inf), alpha, beta
-        nearest = alpha.new_zeros(len(nodes), self.chain.weights[0].shape[1])
+        none = alpha.new_zeros(len(nodes), self.chain.weights[0].shape[1])
+        kept = Planes(none, torch.zeros_like(best), none)
         scale = self._target(nodes.rival)[0].abs().mean(1, keepdim=True)
         state = [torch.zeros_like(alpha) for _ in range(4)]
         for step in range(steps + 1):
-            length, point, passed = self.distance(nodes, lines, alpha, beta)
-            better = (length > best).unsqueeze(1)
+            length, planes, passed = self.distance(nodes, lines, alpha, beta)
+            better = length > best
             best = torch.maximum(length, best)
-            kept_alpha = torch.where(better, alpha, kept_alpha)
-            kept_beta = torch.where(better, beta, kept_beta)
-            nearest = torch.where(better, point, nearest)
+            kept_alpha = torch.where(better.unsqueeze(1), alpha, kept_alpha)
+            kept_beta = torch.where(better.unsqueeze(1), beta, kept_beta)
+            kept = planes.where(better, kept)
             if step == steps:
                 break
-            inside = self.values(point, passed, lines, alpha)
+            inside = self.values(planes.point, passed, lines, alpha)
             rise = RATE * 0.9**step
             uphill = torch.where(lines.undecided & (passed > 0), passed * inside, 0)
             alpha = torch.clamp(alpha + rise * adam(uphill, state[:2], step), slope, torch.ones_like(slope))
             tilt = -nodes.split * inside
             beta = (beta + rise * scale * adam(tilt, state[2:], step)).clamp(min=0)
         bound = torch.maximum(nodes.bound, best)
-        return replace(nodes, alpha=kept_alpha, beta=kept_beta, bound=bound), nearest
+        return replace(nodes, alpha=kept_alpha, beta=kept_beta, bound=bound), kept
 
-    def tightened(self, nodes: Nodes, radius: float, layers: range, quick: bool) -> Nodes:
-        """The intervals of some hidden layers met with what linear bounds give in the ball of that radius."""
+    def tightened(
+        self, nodes: Nodes, radius: float, layers: range, quick: bool, beyond: Planes | None = None
+    ) -> Nodes:
+        """The intervals of some hidden layers met with what linear bounds give in the ball of that radius.
+
+        Args:
+            nodes: the parts; those where an interval is empty get the bound inf.
+            radius: of the ball.
+            layers: of hidden units.
+            quick: as in `Ball.lowest`.
+            beyond: hyperplanes that all adversarial inputs lie beyond, one a part.
+        """
         sizes = self.chain.sizes
         ball = self._ball(len(nodes), radius)
+        caps = None if beyond is None else Caps(beyond.normal, beyond.level, radius, self.norm, self.room)
         for k in layers:
             start = sum(sizes[:k])
-            low, high = nodes.low[:, start : start + sizes[k]], nodes.high[:, start : start + sizes[k]]
-            rows = ((low < 0) & (high > 0)).any(0).nonzero().squeeze(1)
+            open_ = nodes.undecided[:, start : start + sizes[k]]
+            rows = open_.any(0).nonzero().squeeze(1)
             if not len(rows):
                 continue
             alpha = torch.where(nodes.high > -nodes.low, 1.0, self.slopes(nodes.low))
@@ -127,7 +140,12 @@ class Relaxation:
                 constants.expand(len(nodes) if k else 1, -1),
                 k, self.lines(nodes), alpha, None,
             )  # fmt: skip
-            least = c + ball.lowest(a, quick)
+            if caps is None:
+                least = c - ball.reach(a, quick)
+            else:
+                least = c.expand(len(nodes), -1).masked_fill(~open_[:, rows].repeat(1, 2), -torch.inf)
+                part, row = least.isfinite().nonzero(as_tuple=True)
+                least[part, row] += caps.lowest(a[part if k else part * 0, row], part)
             low, high, at = nodes.low.clone(), nodes.high.clone(), start + rows
             low[:, at] = torch.maximum(low[:, at], least[:, : len(rows)])
             high[:, at] = torch.minimum(high[:, at], -least[:, len(rows) :])
@@ -155,14 +173,16 @@ class Relaxation:
 
     def distance(
         self, nodes: Nodes, lines: Lines, alpha: Tensor, beta: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """To the hyperplane, its nearest point, and the coefficients of the hidden units."""
+    ) -> tuple[Tensor, Planes, Tensor]:
+        """To the hyperplanes, these, and the coefficients of the hidden units."""
         target, c = self._target(nodes.rival)
         normal, level, passed = self.backward(
             target.unsqueeze(1), c.unsqueeze(1), len(self.chain.sizes), lines, alpha, nodes.split * beta
         )
-        length, point = self.away(normal.squeeze(1), level.squeeze(1))
-        return length, point, torch.cat([alpha[:, :0], *(part.squeeze(1) for part in passed)], 1)
+        normal, level = normal.squeeze(1), level.squeeze(1)
+        length, point = self.away(normal, level)
+        coefficients = torch.cat([alpha[:, :0], *(part.squeeze(1) for part in passed)], 1)
+        return length, Planes(normal, level, point), coefficients
 
     def away(self, normal: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
         """How far {z in the box : normal z + level <= 0} is, and its nearest point; inf where it is empty."""

@@ -17,8 +17,10 @@ from marginkit.norms import L1
 MARGIN = 4e-6  # a solver's proof is believed up to this share: it satisfies constraints to 1e-7 or so
 
 
-def solve(relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float) -> tuple[float, Tensor]:
-    """As `branching.search`, one rival after the other; in L1 and Linf."""
+def solve(
+    relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float, known: tuple[float, float]
+) -> tuple[float, Tensor]:
+    """As `anytime.search`, one rival after the other; in L1 and Linf."""
     found = Search(relaxation, point, tolerance)
     if time.monotonic() >= deadline:
         return 0.0, point
