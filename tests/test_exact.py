@@ -11,7 +11,7 @@ from closed_form import BOXED, LINEAR
 from test_nearest import exact as enumerated
 from torch import nn
 
-from marginkit.bounds.chain import chain
+from marginkit.bounds.chaining import chain
 from marginkit.bounds.graph import trace
 from marginkit.data import load
 from marginkit.errors import UsageError

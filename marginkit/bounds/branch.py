@@ -43,12 +43,12 @@ class Relaxation:
         return Lines(undecided, chord, torch.where(undecided, (slope - chord) * nodes.low, 0))
 
     def backward(
-        self, a: Tensor, c: Tensor, depth: int, lines: Lines, alpha: Tensor, pull: Tensor | None
+        self, a: dict[int, Tensor], c: Tensor, depth: int, lines: Lines, alpha: Tensor, pull: Tensor | None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """A linear lower bound of the functions a of the hidden units at `depth`.
+        """A linear lower bound of functions of the displacement and the hidden units.
 
         Args:
-            a: [n, rows, units of the hidden layer at depth]; of the displacement itself where depth is 0.
+            a: coefficients [n, rows, units] by source, as in `Chain.weights`.
             c: constants [n, rows].
             depth: layers of hidden units to pass.
             lines: of the units.
@@ -58,7 +58,7 @@ class Relaxation:
         Returns:
             Its coefficients [n, rows, f], its constants, and the coefficients of each hidden layer.
         """
-        sizes = self.chain.sizes
+        sizes, a = self.chain.sizes, dict(a)
         chords, offsets, alphas, undecided = (
             torch.split(part.unsqueeze(1), sizes, dim=2)
             for part in (lines.chord, lines.offset, alpha, lines.undecided)
@@ -66,14 +66,18 @@ class Relaxation:
         pulls = None if pull is None else torch.split(pull.unsqueeze(1), sizes, dim=2)
         passed = []
         for k in reversed(range(depth)):
-            passed.append(a)
-            c = c + (a.clamp(max=0) * offsets[k]).sum(2)
-            a = a * torch.where(undecided[k] & (a > 0), alphas[k], chords[k])
+            mine = a.pop(k + 1, None)
+            mine = c.new_zeros(*c.shape, sizes[k]) if mine is None else mine
+            passed.append(mine)
+            c = c + (mine.clamp(max=0) * offsets[k]).sum(2)
+            mine = mine * torch.where(undecided[k] & (mine > 0), alphas[k], chords[k])
             if pulls is not None:
-                a = a - pulls[k]
-            c = c + a @ self.chain.biases[k]
-            a = a @ self.chain.weights[k]
-        return a, c, passed[::-1]
+                mine = mine - pulls[k]
+            c = c + mine @ self.chain.biases[k]
+            for source, weight in self.chain.weights[k].items():
+                back = mine @ weight
+                a[source] = a[source] + back if source in a else back
+        return a.get(0, c.new_zeros(*c.shape, self.chain.width)), c, passed[::-1]
 
     def bounded(self, nodes: Nodes, steps: int) -> tuple[Nodes, Planes]:
         """Raises each part's bound by so many steps of ascent.
@@ -89,9 +93,9 @@ class Relaxation:
         lines, slope = self.lines(nodes), self.slopes(nodes.low)
         alpha, beta = nodes.alpha, nodes.beta
         best, kept_alpha, kept_beta = torch.full_like(nodes.bound, -torch.inf), alpha, beta
-        none = alpha.new_zeros(len(nodes), self.chain.weights[0].shape[1])
+        none = alpha.new_zeros(len(nodes), self.chain.width)
         kept = Planes(none, torch.zeros_like(best), none)
-        scale = self._target(nodes.rival)[0].abs().mean(1, keepdim=True)
+        scale = torch.cat(list(self._target(nodes.rival)[0].values()), 2)[:, 0].abs().mean(1, keepdim=True)
         state = [torch.zeros_like(alpha) for _ in range(4)]
         for step in range(steps + 1):
             length, planes, passed = self.distance(nodes, lines, alpha, beta)
@@ -133,13 +137,13 @@ class Relaxation:
             if not len(rows):
                 continue
             alpha = torch.where(nodes.high > -nodes.low, 1.0, self.slopes(nodes.low))
-            weight, bias = self.chain.weights[k][rows], self.chain.biases[k][rows]
-            both, constants = torch.cat([weight, -weight]), torch.cat([bias, -bias])
-            a, c, _ = self.backward(
-                both.expand(len(nodes) if k else 1, -1, -1),
-                constants.expand(len(nodes) if k else 1, -1),
-                k, self.lines(nodes), alpha, None,
-            )  # fmt: skip
+            count, bias = len(nodes) if k else 1, self.chain.biases[k][rows]
+            both = {
+                source: torch.cat([weight[rows], -weight[rows]]).expand(count, -1, -1)
+                for source, weight in self.chain.weights[k].items()
+            }
+            constants = torch.cat([bias, -bias]).expand(count, -1)
+            a, c, _ = self.backward(both, constants, k, self.lines(nodes), alpha, None)
             if caps is None:
                 least = c - ball.reach(a, quick)
             else:
@@ -159,15 +163,17 @@ class Relaxation:
         free = torch.full((1, self.chain.units), torch.inf, dtype=torch.float64)
         zeros, none = torch.zeros_like(free), torch.zeros(1, dtype=torch.float64)
         one = Nodes(rivals[:1], -free, free, zeros, zeros, zeros, none, torch.full((1,), -1))
-        low, high = self._ball(1, radius).interval()
-        for k, size in enumerate(self.chain.sizes):
-            weight, slope = self.chain.weights[k], self.chain.slopes[k]
-            middle = (low + high) / 2 @ weight.T + self.chain.biases[k]
-            reach = (high - low) / 2 @ weight.abs().T
+        ends = [self._ball(1, radius).interval()]
+        for k, (size, slope) in enumerate(zip(self.chain.sizes, self.chain.slopes, strict=True)):
+            middle = self.chain.layer(k, [(low + high) / 2 for low, high in ends])
+            reach = torch.zeros_like(middle)
+            for source, weight in self.chain.weights[k].items():
+                reach = reach + (ends[source][1] - ends[source][0]) / 2 @ weight.abs().T
             part = slice(sum(self.chain.sizes[:k]), sum(self.chain.sizes[:k]) + size)
             one.low[:, part], one.high[:, part] = middle - reach, middle + reach
             one = self.tightened(one, radius, range(k, k + 1), quick=False)
-            low, high = (torch.maximum(end, slope * end) for end in (one.low[:, part], one.high[:, part]))
+            low, high = one.low[:, part], one.high[:, part]
+            ends.append((torch.maximum(low, slope * low), torch.maximum(high, slope * high)))
         alpha = torch.where(one.high > -one.low, 1.0, self.slopes(one.low))
         return replace(Nodes.join([replace(one, alpha=alpha)] * len(rivals)), rival=rivals)
 
@@ -177,7 +183,7 @@ class Relaxation:
         """To the hyperplanes, these, and the coefficients of the hidden units."""
         target, c = self._target(nodes.rival)
         normal, level, passed = self.backward(
-            target.unsqueeze(1), c.unsqueeze(1), len(self.chain.sizes), lines, alpha, nodes.split * beta
+            target, c, len(self.chain.sizes), lines, alpha, nodes.split * beta
         )
         normal, level = normal.squeeze(1), level.squeeze(1)
         length, point = self.away(normal, level)
@@ -194,18 +200,20 @@ class Relaxation:
 
     def values(self, point: Tensor, passed: Tensor, lines: Lines, alpha: Tensor) -> Tensor:
         """What goes into the hidden units at a point where each unit is replaced by the line in use."""
-        sizes, found, value = self.chain.sizes, [alpha[:, :0]], point
+        found, values = [alpha[:, :0]], [point]
         slope = torch.where(lines.undecided & (passed > 0), alpha, lines.chord)
         offset = torch.where(passed > 0, 0, lines.offset)
-        parts = zip(torch.split(slope, sizes, 1), torch.split(offset, sizes, 1), strict=True)
+        parts = zip(*(torch.split(part, self.chain.sizes, 1) for part in (slope, offset)), strict=True)
         for k, (steep, rise) in enumerate(parts):
-            found.append(value @ self.chain.weights[k].T + self.chain.biases[k])
-            value = steep * found[-1] + rise
+            found.append(self.chain.layer(k, values))
+            values.append(steep * found[-1] + rise)
         return torch.cat(found, 1)
 
-    def _target(self, rival: Tensor) -> tuple[Tensor, Tensor]:
-        weight, bias = self.chain.weights[-1], self.chain.biases[-1]
-        return weight[self.label] - weight[rival], bias[self.label] - bias[rival]
+    def _target(self, rival: Tensor) -> tuple[dict[int, Tensor], Tensor]:
+        """The margin over the rivals: its coefficients [n, 1, units] by source, and constants [n, 1]."""
+        weights, bias = self.chain.weights[-1], self.chain.biases[-1]
+        a = {source: (weight[self.label] - weight[rival]).unsqueeze(1) for source, weight in weights.items()}
+        return a, (bias[self.label] - bias[rival]).unsqueeze(1)
 
     def slopes(self, like: Tensor) -> Tensor:
         """Of each unit below 0."""
@@ -215,6 +223,6 @@ class Relaxation:
         return torch.cat([like.new_zeros(0), *found]).expand_as(like)
 
     def _ball(self, count: int, radius: float) -> Ball:
-        zeros = torch.zeros(count, self.chain.weights[0].shape[1], dtype=torch.float64)
+        zeros = torch.zeros(count, self.chain.width, dtype=torch.float64)
         low, high = (None if end is None else end.expand_as(zeros) for end in self.room)
         return Ball(zeros, torch.full((count,), radius, dtype=torch.float64), self.norm, low, high)

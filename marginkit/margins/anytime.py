@@ -28,7 +28,7 @@ def search(
     """
     chain = relaxation.chain
     flat = relaxation.norm.p == 2 and relaxation.room == (None, None)
-    if not flat or len(chain.weights[0]) >= chain.weights[0].shape[1]:
+    if not flat or chain.rows >= chain.width:
         return _grow(relaxation, point, tolerance, deadline, known)
     narrow, basis = chain.rotated()
     lower, point = _grow(replace(relaxation, chain=narrow), point @ basis, tolerance, deadline, known)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from marginkit.activations import evaluating
 from marginkit.bounds.branch import Relaxation
-from marginkit.bounds.chain import Chain, chain
+from marginkit.bounds.chain import Chain
+from marginkit.bounds.chaining import chain
 from marginkit.bounds.graph import doubled, trace
 from marginkit.bounds.unsupported import Unsupported
 from marginkit.errors import UsageError

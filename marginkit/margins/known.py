@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from marginkit.activations import evaluating
 from marginkit.kinds import Status
 from marginkit.logits import Labels
 from marginkit.margins.crown import Crown
@@ -51,7 +52,8 @@ def _found(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Ten
     if witness is None:
         return Nearest("tight")(model, x, y, threat)
     given = threat.clip(x, witness)
-    polished = polish(model, x, y, threat, given, UNITS)
+    with evaluating(model):  # with gradients
+        polished = polish(model, x, y, threat, given, UNITS)
     found = nearer(verified(model, x, y, threat, given), verified(model, x, y, threat, polished))
     missing = (found.status == Status.EXHAUSTED).nonzero().squeeze(1)
     if not len(missing):
