@@ -72,8 +72,8 @@ class Known:
     def open(self, tolerance: float) -> np.ndarray:
         """Which brackets are not closed."""
         with np.errstate(invalid="ignore"):
-            met = (self.upper - self.lower <= tolerance * self.upper) | (self.lower == self.upper)
-        return np.asarray(~met & ~np.isin(self.status, SETTLED))
+            near = np.isfinite(self.upper) & (self.upper - self.lower <= tolerance * self.upper)
+        return np.asarray(~(near | (self.lower == self.upper)) & ~np.isin(self.status, SETTLED))
 
     def bracket(self, rows: list[int]) -> Bracket:
         """Of some samples."""
@@ -84,6 +84,16 @@ class Known:
     def blank(self) -> np.ndarray:
         """Which samples lack a proof or a witness."""
         return np.asarray((self.lower <= 0) | np.isnan(self.witness.reshape(len(self.lower), -1)).any(1))
+
+    def keep(self, rows: list[int], found: Bracket) -> None:
+        """Takes narrower brackets over."""
+        self.lower[rows] = np.maximum(self.lower[rows], found.lower.cpu().numpy())
+        self.upper[rows] = np.minimum(self.upper[rows], found.upper.cpu().numpy())
+        self.lower[rows] = np.minimum(self.lower[rows], self.upper[rows])
+        self.status[rows], self.rival[rows] = found.status.cpu().numpy(), found.rival.cpu().numpy()
+        assert found.witness is not None
+        self.witness[rows] = found.witness.double().cpu().numpy()
+        self.note[:] = [found.note] if found.note else []
 
     def columns(self, norm: str, options: dict[str, Any], origin: np.ndarray | None) -> list[Column]:
         """Both ends; with the witnesses where the inputs were kept and the upper end is theirs."""

@@ -117,8 +117,8 @@ class Exact:
         return replace(found, status=torch.where(sought & self._open(found), int(Status.TIMEOUT), status))
 
     def _open(self, found: Bracket) -> Bool[Tensor, "n"]:
-        met = (found.upper - found.lower <= self.tolerance * found.upper) | (found.lower == found.upper)
-        return ~met
+        near = found.upper.isfinite() & (found.upper - found.lower <= self.tolerance * found.upper)
+        return ~(near | (found.lower == found.upper))
 
     def _jobs(
         self, network: Chain, x: Tensor, y: Tensor, threat: Threat, start: Bracket, open_: Bool[Tensor, "n"]
