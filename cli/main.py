@@ -13,6 +13,7 @@ from .demo import demo
 from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
+from .tighten import tighten
 from .train import train
 
 INTERRUPTED = 130
@@ -57,5 +58,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, compare, show, export, demo, methods, datasets):
+for command in (train, measure, tighten, compare, show, export, demo, methods, datasets):
     main.add_command(command)

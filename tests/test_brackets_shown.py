@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 from made_up import column, table
 
+from marginkit.compare import Settings, compare
 from marginkit.kinds import Kind
 from marginkit.report import summary
+from marginkit.report.bands import bands
+from marginkit.report.rows import of_comparison
 from marginkit.report.words import figures
 
 
@@ -21,6 +24,18 @@ def test_the_share_of_the_bracket_closed_is_the_median_of_certified_over_found()
     )
     assert figures(both)["brackets"] == {"l2": {"certified": 1.0, "found": 2.0, "closed": 0.5}}
     assert figures(table(column([1.0])))["brackets"] == {}
+
+
+def test_robust_accuracy_is_a_band_between_certified_and_found():
+    """The ends of the difference are the worst and the best case of both bands."""
+    one = table(column([1.0, 2.0, 3.0, 4.0]), column([0.5, 1.6, 3.0, 3.0], "crown", Kind.LOWER))
+    other = table(column([2.0, 2.0, 3.0, 4.0]), column([2.0, 1.0, 3.0, 3.0], "crown", Kind.LOWER))
+    found = compare(one, other, settings=Settings(radii={"l2": [1.5]}))
+    assert bands(found.robust) == [("l2", 1.5, (0.75, 0.75), (0.75, 1.0), (0.0, 0.25))]
+    shown = next(rows for rows in of_comparison(found) if "from certified to found" in rows.title)
+    assert shown.rows == (("l2", "1.5", "75.0% to 75.0%", "75.0% to 100.0%", "0.0% to 25.0%"),)
+    alone = compare(table(column([1.0, 2.0])), table(column([1.0, 2.0])))
+    assert bands(alone.robust) == []
 
 
 def test_an_unsupported_operation_is_named_in_the_summary():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +13,8 @@ from closed_form import BOXED, LINEAR
 from test_nearest import exact as enumerated
 from torch import nn
 
-from marginkit.bounds.chain import chain
+from marginkit.bounds.cap import Caps
+from marginkit.bounds.chaining import chain
 from marginkit.bounds.graph import trace
 from marginkit.data import load
 from marginkit.errors import UsageError
@@ -24,11 +27,16 @@ from marginkit.measure import measure
 from marginkit.norms import L1, L2, LINF, NORMS
 from marginkit.statistics.brackets import ends, has_end
 from marginkit.table import read, write
-from marginkit.types import Threat
+from marginkit.types import Bracket, Threat
 
-FEW = 4
+FEW = 2
 boxes = pytest.mark.parametrize("box", [(None, None), (0.0, 1.0)], ids=["free", "box"])
 solvers = pytest.mark.parametrize("solver", ["branch", "milp"])
+
+
+def close(model, x, y, threat, method=None):
+    """From a fast search: the thorough one takes most of the time, and leaves less to do."""
+    return (method or Exact()).close(model, x, y, threat, Nearest("fast")(model, x, y, threat))
 
 
 @pytest.fixture
@@ -43,7 +51,7 @@ def few(network, samples):
 def test_linear_classifiers_have_the_closed_form(case, norm, solver):
     if solver == "milp" and norm is L2:
         return
-    found = Exact(solver=solver)(case.model, case.x[:FEW], case.y[:FEW], Threat(norm, *case.box))
+    found = close(case.model, case.x[:FEW], case.y[:FEW], Threat(norm, *case.box), Exact(solver=solver))
     true = case.distance(norm)[:FEW]
     assert (found.status == Status.OK).all()
     assert ((found.lower <= true * (1 + 1e-11)) & (found.lower >= true * (1 - 1e-5))).all()
@@ -61,12 +69,12 @@ def test_it_is_the_least_distance_over_all_linear_regions(norm, box, seed, negat
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3)
-    x = torch.rand(4, 4, dtype=torch.float64)
+    x = torch.rand(2, 4, dtype=torch.float64)
     y = model(x).argmax(1)
-    found = Exact()(model, x, y, Threat(norm, *box))
+    found = close(model, x, y, Threat(norm, *box))
     assert (found.status == Status.OK).all()
     if negative:
-        searched = Nearest("thorough")(model, x, y, Threat(norm, *box)).upper
+        searched = Nearest()(model, x, y, Threat(norm, *box)).upper
         assert (found.lower <= searched).all()
         return
     edges = None if box == (None, None) else box
@@ -79,55 +87,184 @@ def test_it_is_the_least_distance_over_all_linear_regions(norm, box, seed, negat
 
 
 @pytest.mark.parametrize("norm", [L1, LINF], ids=str)
+@pytest.mark.parametrize("kind", ["network", "residual", "pooling"])
 @boxes
-def test_a_mixed_integer_solver_agrees(network, few, norm, box):
-    x, y = few[0][:1], few[1][:1]  # the others take HiGHS longer
-    ours = Exact(tolerance=1e-7)(network, x, y, Threat(norm, *box))
-    theirs = Exact(solver="milp")(network, x, y, Threat(norm, *box))
+def test_a_mixed_integer_solver_agrees(network, few, norm, box, kind):
+    """To 1e-9, whichever is asked first, and whichever the other starts from."""
+    model, x = (network, few[0][:1]) if kind == "network" else SPECIAL[kind]()
+    y, threat, milp = model(x).argmax(1), Threat(norm, *box), Exact(solver="milp")
+    ours, theirs = close(model, x, y, threat), close(model, x, y, threat, milp)
     assert (ours.status == Status.OK).all()
     assert (theirs.status == Status.OK).all()
-    torch.testing.assert_close(ours.upper, theirs.upper, rtol=1e-6, atol=0)
+    torch.testing.assert_close(ours.upper, theirs.upper, rtol=1e-9, atol=0)
     assert (theirs.lower <= ours.upper).all()
+    assert (ours.lower <= theirs.upper).all()
+    ours_after = Exact().close(model, x, y, threat, replace(theirs, lower=torch.zeros_like(theirs.lower)))
+    theirs_after = milp.close(model, x, y, threat, replace(ours, lower=torch.zeros_like(ours.lower)))
+    torch.testing.assert_close(ours_after.upper, theirs_after.upper, rtol=1e-9, atol=0)
 
 
 @boxes
 def test_certified_lower_upper_found_are_in_order(network, few, norm, box):
     x, y = few
     threat = Threat(norm, *box)
-    found = Exact()(network, x, y, threat)
+    searched = Nearest("fast")(network, x, y, threat)
+    found = Exact().close(network, x, y, threat, searched)
     assert (Crown()(network, x, y, threat).lower <= found.lower).all()
     assert (found.lower <= found.upper).all()
-    assert (found.upper <= Nearest("tight")(network, x, y, threat).upper).all()
+    assert (found.upper <= searched.upper).all()
     assert (found.status == Status.OK).all()
     assert (found.upper - found.lower <= 1e-5 * found.upper).all()
     assert (network(found.witness).argmax(1) != y).all()
 
 
-def test_without_time_the_bracket_is_valid_and_open(network, few, norm):
+def far(norm):
+    """A network most of whose units are undecided, and an input: closed in some tenths of a second."""
+    torch.manual_seed(5)
+    model = nn.Sequential(
+        nn.Linear(12, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 3)
+    ).double()
+    x = torch.rand(1, 12, dtype=torch.float64)
+    return model, x, model(x).argmax(1), Threat(norm, None, None)
+
+
+def test_the_lower_end_never_gets_worse_with_more_time(norm):
+    case = far(norm)
+    found = [close(*case, Exact(time_limit=seconds)) for seconds in (0.0, 0.2, 1.5)]
+    assert found[0].status == Status.TIMEOUT
+    assert found[0].lower > 0
+    for sooner, later in pairwise(found):
+        assert sooner.lower <= later.lower
+        assert later.upper <= sooner.upper
+    assert found[0].lower < found[-1].lower
+    assert Crown()(*case).lower <= found[0].lower
+
+
+@pytest.mark.parametrize("total", [False, True])
+def test_time_limits_are_kept(total):
+    """Beside what takes no limit: the start, and one step."""
+    model, x, y, threat = far(LINF)
+    known = Nearest("fast")(model, x, y, threat)
+    none, some = ({"total_time_limit": s} if total else {"time_limit": s} for s in (0.0, 1.0))
+    hard = replace(Exact(tolerance=1e-15), **none), replace(Exact(tolerance=1e-15), **some)
+    spent = []
+    for method in hard:
+        start = time.process_time()
+        method.close(model, x, y, threat, known)
+        spent.append(time.process_time() - start)
+    assert spent[1] - spent[0] < 1.5
+
+
+def test_a_known_bracket_is_where_the_search_starts(network, few, monkeypatch):
     x, y = few
-    threat = Threat(norm)
-    at_once, later = (Exact(time_limit=seconds)(network, x, y, threat) for seconds in (0.0, 10.0))
-    assert (at_once.status == Status.TIMEOUT).any()
-    assert (Crown()(network, x, y, threat).lower <= at_once.lower).all()
-    assert (at_once.lower <= later.lower).all()
-    assert (later.upper <= at_once.upper).all()
-    assert (at_once.lower > 0).all()
+    threat = Threat(LINF)
+    first = close(network, x, y, threat)
+    monkeypatch.setattr("marginkit.margins.exact.search", None)  # not called: nothing is open
+    monkeypatch.setattr("marginkit.margins.known.Nearest", None)
+    monkeypatch.setattr("marginkit.margins.known.Crown", None)
+    again = Exact().close(network, x, y, threat, first)
+    torch.testing.assert_close(again.upper, first.upper, rtol=1e-9, atol=0)
+    assert torch.equal(again.lower, first.lower.minimum(again.upper))
+    assert (again.status == Status.OK).all()
 
 
-class Branching(nn.Module):
+def test_a_known_upper_end_without_witness_is_believed(network, few):
+    x, y = few
+    threat = Threat(L2)
+    true = close(network, x, y, threat)
+    claimed = Bracket(0 * true.lower, 0.9 * true.upper, true.status, true.rival)
+    found = Exact().close(network, x, y, threat, claimed)
+    assert torch.equal(found.upper, claimed.upper)
+    assert (found.lower >= claimed.upper * (1 - 1e-5)).all()
+
+
+def test_samples_with_the_fewest_undecided_units_come_first(network, samples, monkeypatch):
+    x, seen = samples[0][:6], []
+    y, threat = network(x).argmax(1), Threat(LINF)
+
+    def note(space, point, *_):
+        seen.append(int(space.root(torch.zeros(1).long(), float(LINF.length(point[None]))).undecided.sum()))
+        return 0.0, point
+
+    monkeypatch.setattr("marginkit.margins.exact.search", note)
+    Exact(tolerance=1e-12).close(network, x, y, threat, Nearest("fast")(network, x, y, threat))
+    assert len(set(seen)) > 1
+    assert seen == sorted(seen)
+
+
+class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+        self.first, self.second, self.last = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.skip = nn.Linear(4, 3)
 
     def forward(self, x):
-        return self.last(torch.relu(self.first(x)) + x)
+        h = torch.relu(self.first(x))
+        return self.last(torch.relu(self.second(h)) + 0.5 * h) - self.skip(x)
+
+
+def residual():
+    torch.manual_seed(0)
+    return Residual().double(), torch.rand(1, 4, dtype=torch.float64)
+
+
+def pooling():
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(1, 1, 3, 1, 1), nn.BatchNorm2d(1), nn.LeakyReLU(0.1), nn.MaxPool2d(2))
+    model = nn.Sequential(body, nn.AvgPool2d((1, 2)), nn.Flatten(), nn.Linear(2, 3)).double().eval()
+    return model, torch.rand(1, 1, 4, 4, dtype=torch.float64)
+
+
+def odd_windows():
+    model = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)).double()
+    return model, torch.rand(1, 1, 4, 4, dtype=torch.float64)
+
+
+SPECIAL = {"residual": residual, "pooling": pooling, "odd_windows": odd_windows}
+
+
+@pytest.mark.parametrize("kind", SPECIAL)
+def test_residuals_and_pooling_are_layers_that_see_several(kind):
+    model, x = SPECIAL[kind]()
+    found = chain(trace(model, x))
+    z = torch.randn(20, *x.shape[1:], dtype=torch.float64)
+    torch.testing.assert_close(found.hidden(z.flatten(1))[1], model(z))
+    on = (found.hidden(z[:1].flatten(1))[0][0] >= 0).double()
+    normal, offset = found.jacobian(on)
+    torch.testing.assert_close((normal @ z[0].flatten() + offset)[-3:], model(z[:1])[0])
+
+
+def test_beyond_a_hyperplane_a_ball_holds_less(norm):
+    """Sampled points of the cap obey the bound, which is tighter than the ball's."""
+    torch.manual_seed(0)
+    normal, a = torch.randn(1, 5, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
+    level = 0.6 * norm.dual.length(normal)
+    caps = Caps(normal, level, 1.0, norm, (None, None))
+    bound = caps.lowest(a, torch.zeros(40, dtype=torch.long))
+    z = norm.project(2 * torch.randn(200_000, 5, dtype=torch.float64), torch.ones(200_000).double())
+    inside = z[(z @ normal[0] + level[0]) <= 0]
+    assert len(inside) > 100
+    lowest = (inside @ a.T).amin(0)
+    assert (bound <= lowest + 1e-9).all()
+    ball = -norm.dual.length(a)
+    assert (bound >= ball * (1 + 1e-12)).all()
+    assert ((bound - ball) / (lowest - ball) > 0.3).double().mean() > 0.5
+
+
+class Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(x * x)
 
 
 @pytest.mark.parametrize(
     ("model", "why"),
     [
         (nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)), "not piecewise linear"),
-        (Branching(), "branches"),
+        (Product(), "mul"),
     ],
 )
 def test_other_models_are_named_and_searched(model, why):
@@ -138,6 +275,20 @@ def test_other_models_are_named_and_searched(model, why):
     assert why in found.note
     assert not found.lower.any()
     assert torch.equal(found.upper, Nearest("tight")(model, x, y, Threat(L2, None, None)).upper)
+
+
+def test_nothing_found_and_not_all_proved_is_open():
+    """Without a box the class is far, and a search that finds nothing closes nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        model[2].weight.copy_(torch.tensor([[1.0] * 4, [0.5] * 4]))
+        model[2].bias.copy_(torch.tensor([1.0, 0.0]))
+    x = torch.rand(2, 3, dtype=torch.float64)
+    found = Exact()(model, x, torch.zeros(2, dtype=torch.long), Threat(LINF, None, None))
+    assert found.upper.isinf().all()
+    assert ((found.status == Status.OK) == found.lower.isinf()).all()
+    assert (found.status == Status.TIMEOUT).any()
 
 
 def test_a_class_that_nothing_reaches_is_proved_far(norm):

@@ -51,7 +51,7 @@ class Ball:
             a: coefficients of each sample, or with b = 1 of all.
             quick: for L2 within a box the better of two: the ball without entries that can't move, the box.
         """
-        return inner(a, self.x) - self._reach(a, quick)
+        return inner(a, self.x) - self.reach(a, quick)
 
     def _room(self) -> Interval:
         bound = column(self.radius, self.x).expand_as(self.x)
@@ -59,8 +59,8 @@ class Ball:
             return -bound, bound
         return torch.maximum(self.low, -bound), torch.minimum(self.high, bound)
 
-    def _reach(self, a: Tensor, quick: bool) -> Tensor:
-        """How far <a, z> can fall below <a, x>."""
+    def reach(self, a: Tensor, quick: bool = False) -> Tensor:
+        """How far <a, z> can fall below <a, x>; as `lowest`."""
         if self.low is None or self.high is None:
             dual: Tensor = torch.linalg.vector_norm(a.flatten(2), self.norm.dual.p, dim=2)
             return self.radius.unsqueeze(1) * dual
@@ -72,12 +72,12 @@ class Ball:
         within = _within_l1 if self.norm.p == 1 else _within_l2
         down, up, radius = down.flatten(1).unsqueeze(1), up.flatten(1).unsqueeze(1), self.radius.unsqueeze(1)
 
-        def reach(rows: Tensor) -> Tensor:
+        def few_rows(rows: Tensor) -> Tensor:
             room = torch.where(rows > 0, -down, up)
             return within(rows.abs().expand_as(room), room, radius)
 
         few = max(1, CACHED // down.numel())
-        return torch.cat([reach(rows) for rows in torch.split(a.flatten(2), few, dim=1)], 1)
+        return torch.cat([few_rows(rows) for rows in torch.split(a.flatten(2), few, dim=1)], 1)
 
     def _cornered(self, a: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """The reach in the box alone."""

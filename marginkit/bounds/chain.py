@@ -1,34 +1,31 @@
-"""A ReLU network as matrices: affine, ReLU, affine, ..., affine."""
+"""A piecewise-linear network as matrices: layers of ReLUs, each affine in the input and the layers before."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from marginkit.bounds.graph import Graph, affine
-from marginkit.bounds.relaxations import Rectifier
-from marginkit.bounds.unsupported import Unsupported
-
-UNITS = 2000  # ReLUs, and classes, that are worth a dense matrix
-
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """h_1 = W_1 x + b_1, h_(l+1) = W_(l+1) max(h_l, slope_l h_l) + b_(l+1); the last one gives the scores.
+    """h_l = b_l + sum over j < l of W_lj v_j, with v_0 the input and v_j = max(h_j, slope_j h_j).
+
+    Most layers see one other alone; residual additions and max-pooling make some see several.
 
     Attributes:
-        weights: [units, units before] of each layer; the input is flat.
+        weights: of each layer [units, units of that source], by source: 0 the input, 1 the first hidden
+            layer; the last layer gives the scores.
         biases: [units] of each.
         slopes: below 0, of the nonlinear layer behind each layer but the last.
     """
 
-    weights: tuple[Float[Tensor, "_ _"], ...]
+    weights: tuple[dict[int, Tensor], ...]
     biases: tuple[Float[Tensor, "_"], ...]
     slopes: tuple[float, ...]
+    width: int = field(kw_only=True)
 
     @property
     def sizes(self) -> list[int]:
@@ -42,25 +39,43 @@ class Chain:
 
     def hidden(self, x: Float[Tensor, "n f"]) -> tuple[Float[Tensor, "n units"], Float[Tensor, "n classes"]]:
         """What goes into the hidden units, side by side, and the scores."""
-        before = []
-        value = x @ self.weights[0].T + self.biases[0]
-        for weight, bias, slope in zip(self.weights[1:], self.biases[1:], self.slopes, strict=True):
-            before.append(value)
-            value = torch.maximum(value, slope * value) @ weight.T + bias
-        return torch.cat([value[:, :0], *before], 1), value
+        values, before = [x], [x[:, :0]]
+        for layer in range(len(self.slopes)):
+            before.append(self.layer(layer, values))
+            values.append(torch.maximum(before[-1], self.slopes[layer] * before[-1]))
+        return torch.cat(before, 1), self.layer(len(self.slopes), values)
+
+    def layer(self, layer: int, values: list[Tensor]) -> Float[Tensor, "n _"]:
+        """What goes into that layer, from the values of the input and of the hidden layers before."""
+        found = self.biases[layer].expand(len(values[0]), -1)
+        for source, weight in self.weights[layer].items():
+            found = found + values[source] @ weight.T
+        return found
 
     def around(self, origin: Float[Tensor, "1 f"]) -> Chain:
         """The same of displacements from `origin`."""
-        first = self.biases[0] + (origin @ self.weights[0].T)[0]
-        return replace(self, biases=(first, *self.biases[1:]))
+        biases = [
+            bias + (origin @ weights[0].T)[0] if 0 in weights else bias
+            for weights, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        return replace(self, biases=tuple(biases))
+
+    @property
+    def rows(self) -> int:
+        """The linear functions of the input that the network is made of."""
+        return sum(len(weights[0]) for weights in self.weights if 0 in weights)
 
     def rotated(self) -> tuple[Chain, Float[Tensor, "f into"]]:
-        """The same of a point's coordinates in the span of the first layer's rows, and that basis.
+        """The same of a point's coordinates in the span of those functions, and a basis of it.
 
         Nothing outside that span moves a score, and in it lengths in L2 stay what they are.
         """
-        basis, triangle = torch.linalg.qr(self.weights[0].T)
-        return replace(self, weights=(triangle.T.contiguous(), *self.weights[1:])), basis
+        basis, _ = torch.linalg.qr(torch.cat([weights[0] for weights in self.weights if 0 in weights]).T)
+        turned = [
+            {source: weight @ basis if source == 0 else weight for source, weight in weights.items()}
+            for weights in self.weights
+        ]
+        return replace(self, weights=tuple(turned), width=basis.shape[1]), basis
 
     def jacobian(self, active: Float[Tensor, "units"]) -> tuple[Tensor, Tensor]:
         """Of one linear region: hidden units and scores [units + classes] as rows of a matrix, and at zero.
@@ -68,56 +83,20 @@ class Chain:
         Args:
             active: 1 where a unit is on, 0 where it is off.
         """
-        rows, offsets = [self.weights[0]], [self.biases[0]]
-        parts = torch.split(active, self.sizes)
-        for weight, bias, on, slope in zip(
-            self.weights[1:], self.biases[1:], parts, self.slopes, strict=True
-        ):
-            kept = on + (1 - on) * slope
-            offsets.append(weight @ (kept * offsets[-1]) + bias)
-            rows.append(weight @ (kept.unsqueeze(1) * rows[-1]))
+        rows: list[Tensor] = []
+        offsets: list[Tensor] = []
+        kept = [
+            (on + (1 - on) * slope).unsqueeze(1)
+            for on, slope in zip(torch.split(active, self.sizes), self.slopes, strict=True)
+        ]
+        for weights, bias in zip(self.weights, self.biases, strict=True):
+            row, offset = active.new_zeros(len(bias), self.width), bias
+            for source, weight in weights.items():
+                if source == 0:
+                    row = row + weight
+                else:
+                    row = row + weight @ (kept[source - 1] * rows[source - 1])
+                    offset = offset + weight @ (kept[source - 1][:, 0] * offsets[source - 1])
+            rows.append(row)
+            offsets.append(offset)
         return torch.cat(rows), torch.cat(offsets)
-
-
-def chain(graph: Graph, units: int = UNITS) -> Chain:
-    """The graph as matrices.
-
-    Raises:
-        Unsupported: it branches, has another nonlinear operation than ReLU or LeakyReLU, or more than
-            `units` of them or of scores.
-    """
-    first = graph.nodes[0]
-    eye = torch.eye(prod(first.shape), dtype=torch.float64)
-    value = torch.cat([eye.new_zeros(1, len(eye)), eye]).view(-1, *first.shape)
-    weights: list[Tensor] = []
-    biases: list[Tensor] = []
-    slopes: list[float] = []
-    last = 0
-    for i, node in enumerate(graph.nodes[1:], start=1):
-        if node.inputs != (last,):
-            raise Unsupported("a network that branches, which can't be split yet")
-        last = i
-        if isinstance(node.op, Rectifier):
-            weight, bias = _matrix(value)
-            if sum(map(len, biases)) + len(bias) > units:
-                raise Unsupported(f"more than {units} ReLUs, too many to split")
-            weights.append(weight)
-            biases.append(bias)
-            slopes.append(node.op.negative)
-            eye = torch.eye(len(bias), dtype=torch.float64)
-            value = torch.cat([eye.new_zeros(1, len(eye)), eye]).view(-1, *node.shape)
-        elif affine(node.op):
-            if prod(node.shape) > 16 * units:
-                raise Unsupported(f"a layer of {prod(node.shape)} values, too many for a matrix")
-            value = node.op(value)
-        else:
-            raise Unsupported(
-                f"{type(node.op).__name__}, which is not piecewise linear or can't be split yet"
-            )
-    weight, bias = _matrix(value)
-    return Chain((*weights, weight), (*biases, bias), tuple(slopes))
-
-
-def _matrix(value: Tensor) -> tuple[Tensor, Tensor]:
-    flat = value.flatten(1)
-    return (flat[1:] - flat[0]).T.contiguous(), flat[0].clone()

@@ -67,3 +67,30 @@ class Lines:
     undecided: Tensor
     chord: Tensor
     offset: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Hyperplanes {z : normal z + level = 0}, one a part; its adversarial inputs lie where that is <= 0.
+
+    Attributes:
+        normal: [n, f].
+        level: [n].
+        point: each hyperplane's nearest [n, f].
+    """
+
+    normal: Tensor
+    level: Tensor
+    point: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Planes:
+        return Planes(self.normal[rows], self.level[rows], self.point[rows])
+
+    def where(self, chosen: Tensor, other: Planes) -> Planes:
+        """These where chosen, else the others."""
+        tall = chosen.unsqueeze(1)
+        return Planes(
+            torch.where(tall, self.normal, other.normal),
+            torch.where(chosen, self.level, other.level),
+            torch.where(tall, self.point, other.point),
+        )

@@ -38,7 +38,7 @@ class MaxPool:
     def lines(self, low: Tensor, high: Tensor, same: bool) -> Windows:
         """Lines over each window's entries; there are no parallel ones, whatever `same`."""
         shape = _image(low).shape[1:]
-        low, high = self._windows(low), self._windows(high)
+        low, high = self.windows(low), self.windows(high)
         best = low.amax(2, keepdim=True)
         top = high.amax(2)
         chord = ((high - best) / torch.where(high > low, high - low, 1)).clamp(min=0, max=1)
@@ -53,7 +53,7 @@ class MaxPool:
         upper = torch.where(sloped.unsqueeze(2), chord, 0)
         return Windows(self, shape, lower, upper, torch.where(sloped, offset, top))
 
-    def _windows(self, x: Tensor) -> Tensor:
+    def windows(self, x: Tensor) -> Tensor:
         """[n, c, h, w] -> [n, c, entries of a window, windows]; -inf outside the image."""
         high, wide = self.padding
         padded = F.pad(_image(x), (wide, wide, high, high), value=-torch.inf)

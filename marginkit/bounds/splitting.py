@@ -21,8 +21,8 @@ def chosen(space: Relaxation, nodes: Nodes) -> Nodes:
     lines = space.lines(nodes)
     if not space.chain.units:
         return nodes
-    _, point, a = space.distance(nodes, lines, nodes.alpha, nodes.beta)
-    h = space.values(point, a, lines, nodes.alpha)
+    _, planes, a = space.distance(nodes, lines, nodes.alpha, nodes.beta)
+    h = space.values(planes.point, a, lines, nodes.alpha)
     value = torch.maximum(h, space.slopes(h) * h)
     error = torch.where(a > 0, value - nodes.alpha * h, lines.chord * h + lines.offset - value)
     score = a.abs() * (error.clamp(min=0) + 0.1 * lines.offset)

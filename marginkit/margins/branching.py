@@ -5,19 +5,18 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from marginkit.bounds.branch import Relaxation
-from marginkit.bounds.nodes import Nodes
+from marginkit.bounds.nodes import Nodes, Planes
 from marginkit.bounds.splitting import chosen
 from marginkit.logits import gap, rivals
 from marginkit.margins.region import Region
 
-BATCH = 32  # parts that are halved at a time
+BATCH = 64  # parts that are halved at a time
 FIRST, STEPS = 24, 8  # steps of ascent for the whole ball, and for a part
 SLACK = 2.5  # gaps by which a point leads here, so that the network itself agrees that it does
 LONGER = (1.0, 1 + 1e-12, 1 + 1e-9, 1 + 1e-7)
@@ -31,25 +30,34 @@ class Search:
         point: a displacement to an adversarial input.
     """
 
-    def __init__(self, relaxation: Relaxation, point: Tensor, tolerance: float) -> None:
-        """Starts from the displacement to an adversarial input."""
+    def __init__(
+        self, relaxation: Relaxation, point: Tensor, tolerance: float, limit: float = float("inf")
+    ) -> None:
+        """Starts from the displacement to an adversarial input, and looks no farther than `limit`."""
         self.relaxation = relaxation
         self.point = point
         self.upper = float(relaxation.norm.length(point[None]))
         self.tolerance = tolerance
+        self.limit = limit
         self.queue: list[tuple[float, int, Nodes]] = []
         self.counter = itertools.count()
+        self.seen: set[tuple[int, bytes]] = set()  # linear regions that were solved
         self.settled = float("inf")  # the least bound of what has left the queue for good
 
     @property
     def enough(self) -> float:
         """A part whose bound is no less needs no more work."""
-        return self.upper * (1 - self.tolerance / 2)
+        return min(self.limit, self.upper * (1 - self.tolerance / 2))
+
+    @property
+    def radius(self) -> float:
+        """Of the ball that is searched."""
+        return min(self.limit, self.upper)
 
     @property
     def lower(self) -> float:
         """No adversarial input is nearer."""
-        return min(self.upper, self.settled, self.queue[0][0] if self.queue else float("inf"))
+        return min(self.radius, self.settled, self.queue[0][0] if self.queue else float("inf"))
 
     def run(self, deadline: float) -> None:
         """Until the bracket is closed or the time is up (`time.monotonic`)."""
@@ -58,47 +66,51 @@ class Search:
             return
         space, label = self.relaxation, self.relaxation.label
         classes = torch.arange(len(space.chain.biases[-1]))
-        nodes, points = space.bounded(space.root(classes[classes != label], self.upper), FIRST)
         self.settled = float("inf")
-        self._try(nodes, points)
-        self._push(nodes)
-        while self.queue and self.queue[0][0] < self.enough and time.monotonic() < deadline:
-            self._step(deadline)
+        self._examine(space.root(classes[classes != label], self.radius), FIRST)
+        most = BATCH
+        while self.queue and self.queue[0][0] < self.enough and most:
+            started = time.monotonic()
+            count = self._step(most, deadline)
+            now = time.monotonic()
+            most = min(BATCH, max(0, int((deadline - now) * count / (now - started))))
 
-    def _step(self, deadline: float) -> None:
+    def _step(self, most: int, deadline: float) -> int:
+        """Halves or solves so many parts, those of the least bounds."""
         taken: list[Nodes] = []
-        while self.queue and len(taken) < BATCH and self.queue[0][0] < self.enough:
+        while self.queue and len(taken) < most and self.queue[0][0] < self.enough:
             taken.append(heapq.heappop(self.queue)[2])
         nodes = Nodes.join(taken)
         whole = nodes.pick < 0
         for leaf in nodes[whole].each():
             self._solve(leaf, deadline)
-        nodes = nodes[~whole]
+        if not bool(whole.all()):
+            self._examine(nodes[~whole].halves(), STEPS)
+        return len(taken)
+
+    def _examine(self, nodes: Nodes, steps: int) -> None:
+        """Bounds parts; then their units beyond the hyperplanes found, and them once more."""
+        nodes, planes = self._drop(*self.relaxation.bounded(nodes, steps // 2))
         if not len(nodes):
             return
-        halves, picks = nodes.halves(), torch.cat([nodes.pick, nodes.pick])
-        sizes = self.relaxation.chain.sizes
-        for k in range(len(sizes) - 1):  # a split tightens the layers behind it
-            mine = (picks >= sum(sizes[:k])) & (picks < sum(sizes[: k + 1]))
-            if mine.any():
-                tight = self.relaxation.tightened(
-                    halves[mine], self.upper, range(k + 1, len(sizes)), quick=True
-                )
-                halves = Nodes.join([halves[~mine], tight])
-                picks = torch.cat([picks[~mine], picks[mine]])
-        halves = halves[halves.bound < torch.inf]
-        if len(halves):
-            found, points = self.relaxation.bounded(halves, STEPS)
-            self._try(found, points)
-            self._push(found)
+        layers = range(len(self.relaxation.chain.sizes))
+        nodes = self.relaxation.tightened(nodes, self.radius, layers, quick=True, beyond=planes)
+        nodes, planes = self._drop(nodes, planes)
+        if not len(nodes):
+            return
+        nodes, planes = self._drop(*self.relaxation.bounded(nodes, steps))
+        if not len(nodes):
+            return
+        self._try(nodes, planes.point)
+        for node in chosen(self.relaxation, nodes).each():
+            heapq.heappush(self.queue, (float(node.bound), next(self.counter), node))
 
-    def _push(self, nodes: Nodes) -> None:
+    def _drop(self, nodes: Nodes, planes: Planes) -> tuple[Nodes, Planes]:
+        """Without the parts that need no more work."""
         done = nodes.bound >= self.enough
         if done.any():
             self.settled = min(self.settled, float(nodes.bound[done].amin()))
-        if not done.all():
-            for node in chosen(self.relaxation, nodes[~done]).each():
-                heapq.heappush(self.queue, (float(node.bound), next(self.counter), node))
+        return nodes[~done], planes[~done]
 
     def _solve(self, leaf: Nodes, deadline: float) -> None:
         """A part in which the network is linear, by its multipliers and no solver's word."""
@@ -106,28 +118,39 @@ class Search:
             heapq.heappush(self.queue, (float(leaf.bound), next(self.counter), leaf))
             return
         on = (leaf.low[0] >= 0).double()
-        region, slack = self._region(on, leaf.split[0], int(leaf.rival))
-        point, multiplier = region.solved(self.relaxation.norm)
-        if point is not None:
-            self._offer(torch.from_numpy(point))
-        level = multiplier @ region.level - multiplier[0] * slack
-        normal = torch.from_numpy(-(multiplier @ region.normal))
-        length, _ = self.relaxation.away(normal[None], torch.tensor([level], dtype=torch.float64))
+        for sign in (
+            leaf.split[0],
+            2 * on - 1,
+        ):  # all units if splits say too little
+            region, slack = self._region(on, sign, int(leaf.rival))
+            point, multiplier = region.solved(self.relaxation.norm)
+            if point is not None:
+                self._offer(torch.from_numpy(point))
+            level = multiplier @ region.level - multiplier[0] * slack
+            normal = torch.from_numpy(-(multiplier @ region.normal))
+            length, _ = self.relaxation.away(normal[None], torch.tensor([level], dtype=torch.float64))
+            if max(float(length), float(leaf.bound)) >= self.enough:
+                break
         self.settled = min(self.settled, max(float(length), float(leaf.bound)))
 
     def _try(self, nodes: Nodes, points: Tensor) -> None:
         """Looks for a nearer input where the boundary seems nearest: in that point's linear region."""
-        best = int(nodes.bound.argmin())
-        if float(nodes.bound[best]) >= self.enough:
-            return
-        self.look_around(points[best])
+        self.look_around(points[int(nodes.bound.argmin())])
 
     def look_around(self, point: Tensor) -> None:
-        """Solves the linear region of a displacement."""
+        """Solves the linear region of a displacement, where that can hold a nearer adversarial input."""
         hidden, scores = self.relaxation.chain.hidden(point[None])
         rival = int(rivals(scores, torch.tensor([self.relaxation.label]), 1))
         on = (hidden[0] >= 0).double()
-        found, _ = self._region(on, 2 * on - 1, rival)[0].solved(self.relaxation.norm)
+        seen = (rival, on.bool().numpy().tobytes())
+        if seen in self.seen:
+            return
+        self.seen.add(seen)
+        region, _ = self._region(on, 2 * on - 1, rival)
+        normal, level = -torch.from_numpy(region.normal[:1]), torch.from_numpy(region.level[:1])
+        if float(self.relaxation.away(normal, level)[0]) >= self.enough:
+            return
+        found, _ = region.solved(self.relaxation.norm)
         if found is not None:
             self._offer(torch.from_numpy(found))
 
@@ -165,24 +188,3 @@ class Search:
         low, high = (end if end is None else end[0].numpy() for end in self.relaxation.room)
         low, high = (-free if low is None else low), (free if high is None else high)
         return Region(rows.numpy(), level.numpy(), low, high), slack
-
-
-def search(relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float) -> tuple[float, Tensor]:
-    """The lower end and the nearest adversarial displacement known when the time is up.
-
-    Args:
-        relaxation: of the sample's network.
-        point: the displacement to an adversarial input.
-        tolerance: the lower end may be smaller by this share.
-        deadline: by `time.monotonic`.
-    """
-    chain = relaxation.chain
-    flat = relaxation.norm.p == 2 and relaxation.room == (None, None)
-    if not flat or len(chain.weights[0]) >= chain.weights[0].shape[1]:
-        found = Search(relaxation, point, tolerance)
-        found.run(deadline)
-        return found.lower, found.point
-    narrow, basis = chain.rotated()
-    found = Search(replace(relaxation, chain=narrow), point @ basis, tolerance)
-    found.run(deadline)
-    return found.lower, basis @ found.point

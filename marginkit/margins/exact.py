@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
 from marginkit.bounds.branch import Relaxation
-from marginkit.bounds.chain import Chain, chain
+from marginkit.bounds.chain import Chain
+from marginkit.bounds.chaining import chain
 from marginkit.bounds.graph import doubled, trace
 from marginkit.bounds.unsupported import Unsupported
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
-from marginkit.margins.branching import search
+from marginkit.margins.anytime import search
 from marginkit.margins.certificate import ROUNDING
-from marginkit.margins.crown import Crown
 from marginkit.margins.integer import solve
+from marginkit.margins.known import begin, nearer, verified
 from marginkit.margins.nearest import Nearest
-from marginkit.margins.witness import bracket, classify, require_inside
+from marginkit.margins.witness import classify, require_inside
 from marginkit.norms import L2, Vectors
 from marginkit.types import Bracket, Threat
 
@@ -31,19 +34,22 @@ from marginkit.types import Bracket, Threat
 class Exact:
     """Branch and bound on the distance: both ends, which meet where the time suffices.
 
-    Of chains of affine layers and ReLUs (LeakyReLUs too) with at most 2000 units. The upper end starts as
-    `nearest` with effort `tight`, the lower one as `crown`. Both are those of the float64 copy of the model.
-    Status OK where the bracket is closed, TIMEOUT where not; it holds either way.
+    Of piecewise-linear networks with at most 2000 ReLUs. The upper end starts as `nearest` with effort
+    `tight`, the lower one as `crown`. Both are those of the float64 copy of the model. Status OK where the
+    bracket is closed, TIMEOUT where not; it holds either way. Samples with the fewest undecided units come
+    first.
 
     Attributes:
         tolerance: closed where upper - lower is at most this share of upper.
         time_limit: seconds a sample, after `nearest` and `crown`.
+        total_time_limit: seconds for all samples of a call, after `nearest` and `crown`; None for no limit.
         solver: `branch`, or `milp` for HiGHS's mixed-integer solver (L1 and Linf only), to check against: its
             proofs are worth its own tolerances, so the lower end stays a margin below them.
     """
 
     tolerance: float = 1e-5
     time_limit: float = 10.0
+    total_time_limit: float | None = None
     solver: Literal["branch", "milp"] = "branch"
     kind: ClassVar[Kind] = Kind.EXACT
 
@@ -51,11 +57,21 @@ class Exact:
         """Refuses what would never end or never close."""
         if not 0 < self.tolerance < 1:
             raise UsageError(f"a tolerance of {self.tolerance} closes no bracket: give a share such as 1e-5")
-        if not self.time_limit >= 0:
-            raise UsageError(f"a time limit of {self.time_limit} seconds is none: give at least 0")
+        for seconds in (self.time_limit, self.total_time_limit):
+            if seconds is not None and not seconds >= 0:
+                raise UsageError(f"a time limit of {seconds} seconds is none: give at least 0")
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The bracket [proved, found]."""
+        return self.close(model, x, y, threat)
+
+    def close(
+        self, model: nn.Module, x: Vectors, y: Labels, threat: Threat, known: Bracket | None = None
+    ) -> Bracket:
+        """The same from what is known already: a bracket of these samples, whose witness may be None or NaN.
+
+        Neither end gets worse. A bracket that is closed already is returned as it is.
+        """
         if self.solver == "milp" and threat.norm is L2:
             raise UsageError("solver=milp answers in L1 and Linf only: leave l2 away, or take solver=branch")
         require_inside(x, threat)
@@ -69,66 +85,79 @@ class Exact:
                 rough = Nearest("tight")(model, x, y, threat)
                 unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
                 return replace(rough, status=unsupported, note=f"no exact distances for {found}")
-            closed = self._closed(double, network, inputs, labels, threat)
+            closed = self._closed(double, network, inputs, labels, threat, known and _double(known))
         return _at_home(closed, status)
 
     def _closed(
-        self, model: nn.Module, network: Chain | None, x: Tensor, y: Tensor, threat: Threat
+        self,
+        model: nn.Module,
+        network: Chain | None,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        known: Bracket | None,
     ) -> Bracket:
-        start = Nearest("tight")(model, x, y, threat)
-        if network is None or not (start.status != Status.MISCLASSIFIED).any():
-            return start
-        lower = Crown()(model, x, y, threat).lower
-        nearest = start.witness
+        start = begin(model, x, y, threat, known)
+        sought = (start.status == Status.OK) | (start.status == Status.EXHAUSTED)
+        nearest, lower = start.witness, start.lower.clone()
         assert nearest is not None
         nearest = nearest.clone()
-        for i in (start.upper > 0).nonzero().squeeze(1).tolist():
-            found, nearest[i] = self._sample(network, x[i], int(y[i]), threat, start.upper[i], nearest[i])
-            lower[i] = max(float(lower[i]), found * (1 - ROUNDING))
-        sought = start.status != Status.MISCLASSIFIED
-        again = bracket(model, x, y, threat, lambda *_: nearest[sought])
-        kept = start.upper <= again.upper
-        upper = torch.where(kept, start.upper, again.upper)
-        assert again.witness is not None
+        if network is not None:
+            for i, space, deadline in self._jobs(network, x, y, threat, start, sought & self._open(start)):
+                displacement = (nearest[i] - x[i]).reshape(-1)
+                step = solve if self.solver == "milp" else search
+                proved, moved = step(
+                    space, displacement, self.tolerance, deadline, (float(lower[i]), float(start.upper[i]))
+                )
+                lower[i] = max(float(lower[i]), proved * (1 - ROUNDING))
+                nearest[i] = threat.clip(x[i : i + 1], (x[i].reshape(1, -1) + moved).view(1, *x.shape[1:]))[0]
+        found = nearer(start, verified(model, x, y, threat, nearest))
+        found = replace(found, lower=torch.minimum(lower, found.upper))
+        status = torch.where(sought, int(Status.OK), start.status)
+        return replace(found, status=torch.where(sought & self._open(found), int(Status.TIMEOUT), status))
+
+    def _open(self, found: Bracket) -> Bool[Tensor, "n"]:
+        near = found.upper.isfinite() & (found.upper - found.lower <= self.tolerance * found.upper)
+        return ~(near | (found.lower == found.upper))
+
+    def _jobs(
+        self, network: Chain, x: Tensor, y: Tensor, threat: Threat, start: Bracket, open_: Bool[Tensor, "n"]
+    ) -> Iterator[tuple[int, Relaxation, float]]:
+        """Position, network and deadline of what is open, the fewest undecided units first."""
         assert start.witness is not None
-        tall = kept.view(-1, *[1] * (x.ndim - 1))
-        lower = torch.minimum(lower, upper)
-        open_ = ~((upper - lower <= self.tolerance * upper) | (lower == upper))
-        status = torch.where(start.status == Status.EXHAUSTED, int(Status.OK), start.status)
-        return Bracket(
-            lower=lower,
-            upper=upper,
-            status=torch.where(open_ & (status == Status.OK), int(Status.TIMEOUT), status),
-            rival=torch.where(kept, start.rival, again.rival),
-            witness=torch.where(tall, start.witness, again.witness),
-        )
-
-    def _sample(
-        self, network: Chain, x: Tensor, label: int, threat: Threat, upper: Tensor, nearest: Tensor
-    ) -> tuple[float, Tensor]:
-        """What is proved of one sample, and the nearest adversarial input seen."""
-        deadline = time.monotonic() + self.time_limit
-        origin = x.reshape(1, -1)
-        low, high = (None if end is None else end.reshape(1, -1) for end in threat.room(x[None]))
-        space = Relaxation(network.around(origin), label, threat.norm, (low, high))
-        if not upper.isfinite():
-            return 0.0, nearest
-        displacement = (nearest - x).reshape(-1)
-        step = solve if self.solver == "milp" else search
-        lower, moved = step(space, displacement, self.tolerance, deadline)
-        return lower, threat.clip(x[None], (origin + moved).view(1, *x.shape))[0]
+        spaces = {}
+        for i in (open_ & start.upper.isfinite()).nonzero().squeeze(1).tolist():
+            origin = x[i].reshape(1, -1)
+            low, high = (None if end is None else end.reshape(1, -1) for end in threat.room(x[i : i + 1]))
+            if not start.witness[i].isnan().any():
+                spaces[i] = Relaxation(network.around(origin), int(y[i]), threat.norm, (low, high))
+        order = list(spaces)
+        if len(order) > 1:
+            order.sort(key=lambda i: int(spaces[i].root(y[i : i + 1], float(start.upper[i])).undecided.sum()))
+        end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
+        for i in order:
+            yield i, spaces[i], min(end, time.monotonic() + self.time_limit)
 
 
-def _at_home(found: Bracket, status: Tensor) -> Bracket:
-    """On the model's device; the labels are those that the model itself gets right or wrong."""
-    device = status.device
-    found = Bracket(
+def _double(known: Bracket) -> Bracket:
+    """In float64, on the processor."""
+    witness = None if known.witness is None else known.witness.double().cpu()
+    return _moved(replace(known, witness=witness), torch.device("cpu"))
+
+
+def _moved(found: Bracket, device: torch.device) -> Bracket:
+    return Bracket(
         lower=found.lower.to(device),
         upper=found.upper.to(device),
         status=found.status.to(device),
         rival=found.rival.to(device),
         witness=None if found.witness is None else found.witness.to(device),
     )
+
+
+def _at_home(found: Bracket, status: Tensor) -> Bracket:
+    """On the model's device; the labels are those that the model itself gets right or wrong."""
+    found = _moved(found, status.device)
     wrong = status == Status.MISCLASSIFIED
     vanished = (status == Status.OK) & (found.status == Status.MISCLASSIFIED)  # a tie but for rounding
     return replace(

@@ -17,8 +17,10 @@ from marginkit.norms import L1
 MARGIN = 4e-6  # a solver's proof is believed up to this share: it satisfies constraints to 1e-7 or so
 
 
-def solve(relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float) -> tuple[float, Tensor]:
-    """As `branching.search`, one rival after the other; in L1 and Linf."""
+def solve(
+    relaxation: Relaxation, point: Tensor, tolerance: float, deadline: float, known: tuple[float, float]
+) -> tuple[float, Tensor]:
+    """As `anytime.search`, one rival after the other; in L1 and Linf."""
     found = Search(relaxation, point, tolerance)
     if time.monotonic() >= deadline:
         return 0.0, point
@@ -45,7 +47,7 @@ def programme(
     if seconds <= 0:
         return 0.0, None
     chain, norm, rival = relaxation.chain, relaxation.norm, int(root.rival)
-    f, units = chain.weights[0].shape[1], chain.units
+    f, units = chain.width, chain.units
     moves = 2 * f if norm is L1 else f
     width = moves + 3 * units + 1  # z, h, v, d, and the length in Linf
     slope = np.repeat(np.array(chain.slopes), chain.sizes) if units else np.zeros(0)
@@ -60,17 +62,22 @@ def programme(
             whole[:, start : start + block.shape[1]] = block
         rows.append(optimize.LinearConstraint(sparse.csr_array(whole), least, most))
 
-    free, at = np.inf, 0
-    before = (0, unit)
-    for weight, bias, size in zip(chain.weights[:-1], chain.biases[:-1], chain.sizes, strict=True):
-        start, matrix = before
-        layer = weight.numpy() @ matrix if start == 0 else weight.numpy()
-        add({start: layer, moves + at: -np.eye(size)}, -bias.numpy(), -bias.numpy())
-        before, at = (moves + units + at, np.eye(size)), at + size
-    start, matrix = before
-    target = (chain.weights[-1][rival] - chain.weights[-1][relaxation.label]).numpy()[None]
+    free = np.inf
+    starts = [0, *np.cumsum([0, *chain.sizes])]  # of each hidden layer's units
+
+    def value(weights: dict[int, Tensor]) -> dict[int, np.ndarray]:
+        """A layer's blocks: of the displacement, of the units' values after."""
+        return {
+            moves + units + int(starts[j]) if j else 0: w.numpy() if j else w.numpy() @ unit
+            for j, w in weights.items()
+        }
+
+    for k, (size, bias) in enumerate(zip(chain.sizes, chain.biases[:-1], strict=True)):
+        at = moves + int(starts[k + 1])
+        add({**value(chain.weights[k]), at: -np.eye(size)}, -bias.numpy(), -bias.numpy())
+    lead = {j: w[[rival]] - w[[relaxation.label]] for j, w in chain.weights[-1].items()}
     ahead = float(chain.biases[-1][rival] - chain.biases[-1][relaxation.label])
-    add({start: target @ matrix if start == 0 else target}, np.array([-ahead]), np.array([free]))
+    add(value(lead), np.array([-ahead]), np.array([free]))
     if units:
         eye, h, v, d = np.eye(units), moves, moves + units, moves + 2 * units
         none, rest = np.zeros(units), 1 - slope

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from marginkit.compare import Comparison
+from marginkit.report.bands import bands
 from marginkit.statistics.attacks import attacked
 from marginkit.statistics.brackets import closed, ends, norms, robust
 from marginkit.statistics.columns import ColumnComparison
@@ -63,7 +64,7 @@ def percent(share: float) -> str:
 
 def of_comparison(c: Comparison) -> Iterator[Rows]:
     """The tables of figures, most important first; empty ones are left out."""
-    tables = (_distances(c), _differences(c), _robust(c), _attacks(c), _brackets(c), _faithful(c))
+    tables = (_distances(c), _differences(c), _robust(c), _attacks(c), _bands(c), _brackets(c), _faithful(c))
     yield from (table for table in tables if table.rows)
 
 
@@ -173,6 +174,18 @@ def of_brackets(table: MarginTable) -> Rows:
         " the median found",
         ("norm", "median certified", "median found", "closed", "certified", "unbroken"),
         tuple(rows),
+    )
+
+
+def _bands(c: Comparison) -> Rows:
+    return Rows(
+        "Robust accuracy, from certified to found",
+        "the true one lies in the band; B - A: what the bands leave possible",
+        ("norm", "radius", "A", "B", "B - A"),
+        tuple(
+            (norm, number(radius), *(f"{percent(low)} to {percent(high)}" for low, high in shares))
+            for norm, radius, *shares in bands(c.robust)
+        ),
     )
 
 
