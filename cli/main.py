@@ -13,6 +13,7 @@ from .demo import demo
 from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
+from .merge import merge
 from .train import train
 
 INTERRUPTED = 130
@@ -37,7 +38,10 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            raise Failure("interrupted; what was finished is on disk", INTERRUPTED) from None
+            command = self.commands.get(str(ctx.invoked_subcommand))
+            resumes = command is not None and any(p.name == "resume" for p in command.params)
+            advice = ": the same command with --resume goes on" if resumes else ""
+            raise Failure(f"interrupted; what was finished is on disk{advice}", INTERRUPTED) from None
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -57,5 +61,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, compare, show, export, demo, methods, datasets):
+for command in (train, measure, merge, compare, show, export, demo, methods, datasets):
     main.add_command(command)
