@@ -13,6 +13,7 @@ from .demo import demo
 from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
+from .merge import merge
 from .tighten import tighten
 from .train import train
 
@@ -38,7 +39,10 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            raise Failure("interrupted; what was finished is on disk", INTERRUPTED) from None
+            command = self.commands.get(str(ctx.invoked_subcommand))
+            resumes = command is not None and any(p.name == "resume" for p in command.params)
+            advice = ": the same command with --resume goes on" if resumes else ""
+            raise Failure(f"interrupted; what was finished is on disk{advice}", INTERRUPTED) from None
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
@@ -58,5 +62,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, tighten, compare, show, export, demo, methods, datasets):
+for command in (train, measure, merge, tighten, compare, show, export, demo, methods, datasets):
     main.add_command(command)

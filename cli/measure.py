@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from marginkit.kinds import Status
+
 from .options import (
     PATH,
     Bounds,
@@ -19,7 +21,11 @@ from .options import (
     write_json,
 )
 from .options import device as find_device
-from .output import bars, show
+from .output import meters, show, speaks
+
+METHOD_FAILED = 5
+FLEETING = ("--out", "--json", "--shard")
+FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 
 
 @click.command()
@@ -85,11 +91,29 @@ from .output import bars, show
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many samples, the first.")
 @click.option("--witnesses", is_flag=True, help="Keep the adversarial inputs in the file.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float64", "bfloat16"]),
+    help="Compute in this precision and verify adversarial inputs in float64; bfloat16 for searches only.  "
+    "[default: the model's own]",
+)
+@click.option(
+    "--time-limit",
+    "time_limits",
+    multiple=True,
+    type=assignment,
+    metavar="METHOD=SECONDS",
+    help="Begin no batch with a method after so many seconds of it; --resume goes on.",
+)
+@click.option("--shard", "part", metavar="I/N", help="Only the I-th of N parts; see `marginkit merge`.")
+@click.option("--resume", is_flag=True, help="Go on where a run stopped; add what OUT lacks.")
 @click.option("--out", type=PATH, default=Path("margins.h5"), show_default=True, help="The table.")
 @data_options
 @run_options
 @output_options
+@click.pass_context
 def measure(
+    ctx: click.Context,
     model: Path,
     arch: str | None,
     arch_option: tuple[tuple[str, str], ...],
@@ -105,6 +129,10 @@ def measure(
     quantize: str | None,
     limit: int | None,
     witnesses: bool,
+    dtype: str | None,
+    time_limits: tuple[tuple[str, str], ...],
+    part: str | None,
+    resume: bool,
     out: Path,
     data_root: Path,
     download: bool,
@@ -119,40 +147,74 @@ def measure(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Measure a model's margins, sample by sample, into an HDF5 file."""
-    from marginkit.data import Source
-    from marginkit.files import require_absent
-    from marginkit.measure import measure_file
-    from marginkit.report import figures, summary
-    from marginkit.table import write
+    """Measure a model's margins, sample by sample, into an HDF5 file.
 
-    require_absent(out, overwrite)
-    table, remarks = measure_file(
-        model,
-        methods,
-        norms,
-        layers=layers,
-        options=grouped(options),
-        architecture=(arch, dict(arch_option)) if arch else None,
-        dataset=dataset,
-        source=Source(split=split, root=data_root, download=download, image_size=image_size),
-        bounds=bounds,
-        search_at=search_at,
-        mask=mask,
-        subspace=subspace,
-        levels=255 if quantize == "8bit" else None,
-        limit=limit,
-        batch_size=batch_size,
-        device=find_device(device),
-        seed=seed,
-        workers=workers,
-        witnesses=witnesses,
-        command=["marginkit", *sys.argv[1:]],
-        track=bars(quiet),
-    )
-    write(table, out)
-    for remark in remarks:
-        click.echo(remark, err=True)
-    write_json({"table": str(out), **figures(table)}, json_file)
+    Under torchrun, all processes share the work. Exits with 5 where a method failed on some samples.
+    """
+    from marginkit.data import Source
+    from marginkit.measure import measure_file
+    from marginkit.plan import shard
+    from marginkit.report import figures, summary
+
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
+    quiet = quiet or not speaks()
+    with meters(quiet) as tell:
+        table, remarks = measure_file(
+            model,
+            methods,
+            norms,
+            layers=layers,
+            options=grouped(options),
+            architecture=(arch, dict(arch_option)) if arch else None,
+            dataset=dataset,
+            source=Source(split=split, root=data_root, download=download, image_size=image_size),
+            bounds=bounds,
+            search_at=search_at,
+            mask=mask,
+            subspace=subspace,
+            levels=255 if quantize == "8bit" else None,
+            limit=limit,
+            batch_size=batch_size,
+            device=find_device(device),
+            seed=seed,
+            workers=workers,
+            witnesses=witnesses,
+            dtype=dtype,
+            time_limits={method: _seconds(method, text) for method, text in time_limits},
+            shard=shard(part) if part else (1, 1),
+            out=out,
+            resume=resume,
+            overwrite=overwrite,
+            command=["marginkit", *_lasting(sys.argv[1:])],
+            tell=tell,
+        )
+    if speaks():
+        for remark in remarks:
+            click.echo(remark, err=True)
+        write_json({"table": str(out), **figures(table)}, json_file)
     details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
     show([*summary(table), *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
+    if failed:
+        if speaks():
+            counts = ", ".join(f"{name} on {n} of {len(table)} samples" for name, n in failed.items())
+            click.echo(f"a method failed: {counts}; --resume tries again", err=True)
+        ctx.exit(METHOD_FAILED)
+
+
+def _seconds(method: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.UsageError(f"--time-limit {method}={text}: expected seconds") from None
+
+
+def _lasting(arguments: list[str]) -> list[str]:
+    """The arguments that say what is measured: without those that say where to, how loudly, or which part."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in (*FLEETING, *FLAGS):
+            kept.append(argument)
+        skip = not skip and argument in FLEETING
+    return kept

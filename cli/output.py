@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from marginkit.progress import Track
+    from marginkit.progress import Tell, Track
 
 T = TypeVar("T")
 
@@ -37,3 +39,48 @@ def _bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
     from rich.progress import track
 
     yield from track(items, description, total, console=Console(stderr=True), transient=True)
+
+
+def speaks() -> bool:
+    """Whether this is the process that prints: under torchrun the first one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def meters(quiet: bool) -> Iterator[Tell]:
+    """A bar for each method on stderr, with its rate and the time it still needs; none without a terminal."""
+    from marginkit.progress import unheard
+
+    if quiet or not sys.stderr.isatty():
+        yield unheard
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    words = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    words.append(TextColumn("{task.fields[pace]}"))
+    bars: dict[str, Any] = {}
+    took: dict[str, float] = {}
+    with Progress(*words, console=Console(stderr=True), transient=True) as progress:
+
+        def tell(event: str, **about: Any) -> None:
+            if event == "begun":
+                for column, total in about["samples"].items():
+                    bars[column] = progress.add_task(column, total=total, pace="")
+            for column, seconds in about["seconds"].items() if event == "batch" else ():
+                took[column] = took.get(column, 0.0) + seconds
+                bar = bars[column]
+                progress.advance(bar, about["samples"])
+                progress.update(bar, pace=_pace(progress.tasks[bar], took[column]))
+
+        yield tell
+
+
+def _pace(task: Any, seconds: float) -> str:
+    """Samples a second of the method's own time, and how much of that it still needs."""
+    from datetime import timedelta
+
+    if not (task.completed and seconds):
+        return ""
+    left = timedelta(seconds=round(task.remaining * seconds / task.completed))
+    return f"{task.completed / seconds:.3g}/s, {left} left"

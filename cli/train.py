@@ -16,7 +16,7 @@ from .options import (
     write_json,
 )
 from .options import device as find_device
-from .output import bars, show
+from .output import bars, show, speaks
 
 
 @click.command()
@@ -89,6 +89,7 @@ def train(
     from marginkit.data import Source, load
     from marginkit.files import require_absent
     from marginkit.options import configure
+    from marginkit.processes import processes
     from marginkit.recipe import Recipe
     from marginkit.training import test_accuracy
     from marginkit.training import train as run
@@ -97,20 +98,25 @@ def train(
     box = bounds or (0.0, 1.0)
     source = Source(split="train", root=data_root, download=download, image_size=image_size)
     found = load(dataset, source, bounds=box)
-    checkpoint = run(
-        found,
-        out,
-        architecture=arch,
-        architecture_options=dict(arch_option),
-        loss=loss,
-        loss_options=dict(loss_option),
-        recipe=configure(Recipe, "train", recipe),
-        bounds=box,
-        device=find_device(device),
-        workers=workers,
-        resume=resume,
-        track=bars(quiet),
-    )
+    place = find_device(device)
+    with processes("nccl" if place.startswith("cuda") else "gloo") as ranks:
+        checkpoint = run(
+            found,
+            out,
+            architecture=arch,
+            architecture_options=dict(arch_option),
+            loss=loss,
+            loss_options=dict(loss_option),
+            recipe=configure(Recipe, "train", recipe),
+            bounds=box,
+            device=place,
+            workers=workers,
+            resume=resume,
+            track=bars(quiet),
+            ranks=ranks,
+        )
+    if not speaks():
+        return
     figures = {
         **checkpoint.training["history"][-1],
         "test_accuracy": test_accuracy(checkpoint, found, source),

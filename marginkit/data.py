@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,11 @@ def batches(
     """
     order = list(range(len(data))) if positions is None else list(positions)
     groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    yield from grouped(data, groups, workers=workers)
+
+
+def grouped(data: Data, groups: Iterable[Sequence[int]], *, workers: int = 0) -> Iterator[Batch]:
+    """(index, x, y) for each group of positions, asked for as they are needed."""
     yield from DataLoader(
         _Grouped(data),
         sampler=groups,
@@ -117,7 +122,8 @@ class _Grouped(Dataset[Batch]):
     def __init__(self, data: Data) -> None:
         self.data = data
 
-    def __getitem__(self, positions: list[int]) -> Batch:
+    def __getitem__(self, group: Sequence[int]) -> Batch:
+        positions = list(group)
         labels = torch.from_numpy(self.data.labels[positions])
         return torch.tensor(positions), self.data.inputs(positions), labels
 

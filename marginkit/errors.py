@@ -17,3 +17,7 @@ class IncompatibleError(MarginkitError):
     """Tables that must not be compared with each other."""
 
     exit_code = 4
+
+
+class MethodError(MarginkitError):
+    """A method does not work on this model; a measurement goes on with the others."""

@@ -24,3 +24,4 @@ class Status(IntEnum):
     TIMEOUT = 5  # stopped by a time limit; the bracket is valid, not closed
     ZERO_GRADIENT = 6  # as EXHAUSTED, and at the input the gradient it follows is exactly zero
     ABSTAINED = 7  # the smoothed classifier has no majority that can be proved: distance 0
+    FAILED = 8  # the method raised an error, which the column's note tells

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from marginkit.activations import evaluating, resolve_layers
+from marginkit.batch import Work, out_of_memory
 from marginkit.checkpoint import Checkpoint, describe
 from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import Batch, Bounds, Data, Source, batches, load
+from marginkit.data import Batch, Bounds, Data, Source, grouped, load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files import sha256
+from marginkit.job import Job
+from marginkit.journal import Journal
 from marginkit.kinds import Kind
-from marginkit.limits import FREE, Limits, at_the_input, principal_subspace, read_mask
-from marginkit.logits import check_scores, logit_margin, refuse_probabilities
+from marginkit.limits import FREE, Limits, principal_subspace, read_mask
 from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
-from marginkit.progress import Track, silent
-from marginkit.statistics.attacks import attacked
-from marginkit.table import INPUT, Column, MarginTable
-from marginkit.types import Bracket, Estimate, Method, Threat
+from marginkit.plan import Plan, Shard
+from marginkit.precision import in_precision
+from marginkit.processes import ALONE, processes
+from marginkit.progress import Tell, Track, both, silent, unheard
+from marginkit.provenance import Meta, identity
+from marginkit.requests import requests
+from marginkit.statistics.attacks import record
+from marginkit.table import INPUT, MarginTable, read
+from marginkit.types import Method, Threat
 from marginkit.variance import activation_variance
 from marginkit.versions import versions
 
+Fetch = Callable[[Iterable[Sequence[int]]], Iterator[Batch]]
 SCALED_BY = 1000  # samples whose activations tell a layer's scale
 
 
@@ -48,8 +57,15 @@ def measure(
     witnesses: bool = False,
     search_at: Sequence[str] = (INPUT,),
     limits: Limits = FREE,
+    dtype: str | None = None,
+    time_limits: Mapping[str, float] | None = None,
+    shard: Shard = (1, 1),
+    out: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
     meta: Mapping[str, Any] | None = None,
     track: Track = silent,
+    tell: Tell = unheard,
 ) -> MarginTable:
     """Measures every sample's distance with every method in every norm.
 
@@ -66,120 +82,109 @@ def measure(
         witnesses: keep the adversarial inputs, and the inputs they come from.
         search_at: layers at which searches run, as in `resolve_layers`.
         limits: a mask, a subspace or a grid.
+        dtype: float32, float64 or bfloat16, with witnesses verified in float64; None for the model's own.
+        time_limits: seconds by method's name, checked between batches; samples left get status TIMEOUT.
+        shard: (i, n), only the i-th of n runs of batches.
+        out: write this file, batch by batch; under torchrun all processes share the batches.
+        resume: go on with what is unfinished there, or add what a finished file lacks.
+        overwrite: replace what is there.
         meta: provenance to keep in the table.
         track: shows progress.
+        tell: hears of every batch's seconds, and of what went wrong, as events.
+
+    Returns:
+        The table; without inputs and witnesses where they are in a file.
 
     Raises:
-        MarginkitError: an unknown norm, an empty limit, or inputs, labels and model that don't fit.
+        MarginkitError: an unknown norm, an empty limit, or inputs, labels and model that don't fit; or the
+            file can't be written, is there already, or is of another measurement.
     """
+    _check(methods, norms, limit, time_limits or {})
+    plan = Plan(min(len(data), limit or len(data)), batch_size, shard)
+    with processes() if out else nullcontext(ALONE) as ranks, evaluating(model):
+        model = model.to(place := ranks.device(str(device)))
+        models = in_precision(model, dtype)
+        threats = [Threat(NORMS[norm], *bounds, limits.mask, limits.levels) for norm in norms]
+        layers = resolve_layers(model, search_at)
+        asked = requests(model, methods, threats, layers, limits.subspace is not None)
+        hears = both(Journal(out, ranks.rank), tell) if out else tell
+        work = Work(models, asked, limits, witnesses, time_limits or {}, hears)
+        fetch = partial(_fetch, data, models.plain, place, workers)
+        follows = partial(_describe, models.plain, fetch, Plan(min(len(data), SCALED_BY), batch_size))
+        about: Meta = {
+            **(meta or {"model": _digest(model)}),
+            "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
+            "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
+            "batch_size": batch_size,
+            **({"dtype": dtype} if dtype else {}),
+            **({"shard": list(shard)} if shard[1] > 1 else {}),
+        }
+        if out is None:
+            found = track(fetch(plan.groups.values()), "measuring", len(plan.groups))
+            whole = MarginTable.join([work(batch) for batch in found])
+            return replace(whole, meta={**about, **follows(whole)})
+        depends = {
+            **identity(about),
+            "samples": plan.count,
+            "methods": {name: {"method": type(m).__name__, **asdict(m)} for name, m in methods.items()},  # type: ignore[call-overload]
+            "norms": list(norms),
+            "search_at": list(layers),
+            "witnesses": witnesses,
+            "device": torch.device(device).type,
+            "versions": versions(),
+        }
+        job = Job(out, work, plan, depends, about, resume, overwrite, ranks)
+        job(lambda groups: track(fetch(groups), "measuring", len(plan.groups)), follows)
+    return read(out, light=True)
+
+
+def _check(
+    methods: Mapping[str, Method],
+    norms: Sequence[str],
+    limit: int | None,
+    time_limits: Mapping[str, float],
+) -> None:
     for norm in norms:
         if norm not in NORMS:
             raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+    for name in time_limits:
+        if name not in methods:
+            raise UsageError(f"a time limit is given for {name!r}; the methods are {', '.join(methods)}")
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} leaves nothing to measure: give at least 1")
-    model = model.to(device)
-    positions = range(min(len(data), limit or len(data)))
-    found = batches(data, batch_size, positions=positions, workers=workers)
-    threats = [Threat(NORMS[norm], *bounds, limits.mask, limits.levels) for norm in norms]
-    layers = resolve_layers(model, search_at)
-    with evaluating(model):
-        tables = [
-            _batch(model, batch, methods, threats, witnesses, layers, limits)
-            for batch in track(
-                _moved(found, model, device), "measuring", math.ceil(len(positions) / batch_size)
-            )
-        ]
-        whole = MarginTable.join(tables)
-        estimated = tuple(dict.fromkeys(c.layer for c in whole.columns if c.kind is Kind.ESTIMATE))
-        first = batches(data, batch_size, positions=range(min(len(data), SCALED_BY)))
-        variance = activation_variance(model, (x for _, x, _ in _moved(first, model, device)), estimated)
-    about: dict[str, Any] = {
-        "activation_variance": variance,
-        "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
-        "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
-    }
-    if robust := [asdict(row) for row in attacked(whole)]:
-        about["robust_accuracy"] = robust
-    return replace(whole, meta={**(meta or {}), **about})
 
 
-def _moved(found: Iterator[Batch], model: nn.Module, device: torch.device | str) -> Iterator[Batch]:
+def _fetch(
+    data: Data, model: nn.Module, device: str, workers: int, groups: Iterable[Sequence[int]]
+) -> Iterator[Batch]:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for index, x, y in found:
+    for index, x, y in grouped(data, groups, workers=workers):
         yield index, x.to(device, dtype), y.to(device)
 
 
-def _batch(
-    model: nn.Module,
-    batch: Batch,
-    methods: Mapping[str, Method],
-    threats: Sequence[Threat],
-    witnesses: bool,
-    layers: Sequence[str],
-    limits: Limits,
-) -> MarginTable:
-    index, x, y = batch
-    with torch.no_grad():
-        scores = model(x)
-    check_scores(scores, y)
-    refuse_probabilities(scores)
-    columns: list[Column] = []
-    for name, method in methods.items():
-        for threat in threats:
-            for layer in layers if method.kind is Kind.UPPER else (INPUT,):
-                view = limits.view(model, x, threat, layer, method)
-                answer = at_the_input(method, limits)(view.model, view.x, y, view.threat)
-                columns += _columns(name, method, threat, layer, answer, view.restore if witnesses else None)
-    margin, _ = logit_margin(scores, y)
-    return MarginTable(
-        _array(index),
-        _array(y),
-        _array(scores.argmax(1)),
-        _array(margin.double()),
-        tuple(columns),
-        hash=_hashes(x),
-        input=_array(x.float()) if witnesses else None,
-    )
+def _describe(model: nn.Module, fetch: Fetch, first: Plan, whole: MarginTable) -> Meta:
+    """What follows from the whole table, and the scale of the layers that it is about."""
+    layers = tuple(dict.fromkeys(c.layer for c in whole.columns if c.kind is Kind.ESTIMATE))
+    return {"activation_variance": _variance(model, fetch, first, layers), **record(whole)}
 
 
-def _hashes(x: Tensor) -> np.ndarray:
-    """64 bits of each input's BLAKE2b, of its values in float32: the same input has the same everywhere."""
-    rows = _array(x.float())
-    found = [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).digest() for row in rows]
-    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
+def _variance(model: nn.Module, fetch: Fetch, plan: Plan, layers: tuple[str, ...]) -> dict[str, float]:
+    try:
+        found = activation_variance(model, (x for _, x, _ in fetch(plan.groups.values())), layers)
+        return {layer: value for layer, value in found.items() if math.isfinite(value)}
+    except RuntimeError as error:
+        if plan.batch_size < 2 or not out_of_memory(error):
+            raise
+    return _variance(model, fetch, Plan(plan.count, plan.batch_size // 2), layers)
 
 
-def _columns(
-    name: str,
-    method: Method,
-    threat: Threat,
-    layer: str,
-    answer: Bracket | Estimate,
-    restore: Callable[[Tensor], Tensor] | None,
-) -> Iterator[Column]:
-    options = asdict(method)  # type: ignore[call-overload]
-    options.pop("layers", None)  # each column says its own
-    if isinstance(answer, Estimate):
-        for i, layer in enumerate(answer.layers):
-            numbers = (_array(part[:, i]) for part in (answer.distance, answer.status, answer.rival))
-            distance, status, rival = numbers
-            yield Column(name, threat.norm.name, layer, method.kind, options, distance, status, rival)
-        return
-    proved = (Kind.LOWER, Kind.SMOOTHED)
-    ends = {layer: answer.lower if method.kind in proved else answer.upper}
-    if method.kind is Kind.EXACT:  # two columns, as if they were two layers
-        ends = {"lower": answer.lower, "upper": answer.upper}
-    for place, end in ends.items():
-        distance, status, rival = (_array(part) for part in (end, answer.status, answer.rival))
-        witness = None
-        if restore is not None and answer.witness is not None and place != "lower":
-            witness = _array(restore(answer.witness))
-        about = (name, threat.norm.name, place, method.kind, options)
-        yield Column(*about, distance, status, rival, witness, answer.note)
-
-
-def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().numpy()
+def _digest(model: nn.Module) -> str:
+    """SHA-256 of a model's parameters and buffers: which model this is, where no checkpoint says so."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def measure_file(
@@ -199,6 +204,7 @@ def measure_file(
     seed: int = 0,
     device: str = "cpu",
     command: Sequence[str] = (),
+    tell: Tell = unheard,
     **settings: Any,
 ) -> tuple[MarginTable, list[str]]:
     """`measure` of a checkpoint, by default on the test split of the data it was trained on.
@@ -219,6 +225,7 @@ def measure_file(
         seed: for methods that draw random numbers.
         device: where to compute.
         command: to keep in the table.
+        tell: as in `measure`.
         settings: what else `measure` takes.
 
     Returns:
@@ -243,9 +250,14 @@ def measure_file(
         subspace=None if subspace is None else principal_subspace(_training_split(data, source), subspace),
         levels=levels,
     )
+
+    def hear(event: str, **about: Any) -> None:
+        if event == "nothing new":
+            remarks.append(f"{about['file']} has every column asked for already: nothing was measured")
+
     table = measure(
         checkpoint.model(), data, chosen, norms,
-        bounds=checkpoint.bounds, limits=limits, meta=meta, device=device, **settings,
+        bounds=checkpoint.bounds, limits=limits, meta=meta, device=device, tell=both(tell, hear), **settings,
     )  # fmt: skip
     return table, remarks
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,17 +12,15 @@ import numpy as np
 
 from marginkit import untrusted
 from marginkit.errors import MarginkitError
-from marginkit.files import replacing
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import Kind
+from marginkit.writing import FORMAT, OPTIONAL, PER_SAMPLE, VERSION, write_tables
 
 if TYPE_CHECKING:
     import pandas
 
-FORMAT = "marginkit.margins"
-VERSION = 1
 INPUT = "input"
-PER_SAMPLE = {"index": np.int64, "label": np.int32, "predicted": np.int32, "logit_margin": np.float64}
-OPTIONAL = {"hash": np.uint64, "input": np.float32}
+ARRAYS = ("distance", "status", "rival", "witness")
+NOTES = 5  # a method may fail on every batch in other words
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,19 @@ class Column:
         """`method.norm`, and the layer for methods that answer at several."""
         at_layer = self.kind is Kind.ESTIMATE or self.layer != INPUT
         return f"{self.method}.{self.norm}.{self.layer}" if at_layer else f"{self.method}.{self.norm}"
+
+    @staticmethod
+    def join(parts: Sequence[Column]) -> Column:
+        """Columns of one name, one after the other."""
+        return Column.map(parts, np.concatenate)
+
+    @staticmethod
+    def map(parts: Sequence[Column], combine: Any) -> Column:
+        """The first column with its arrays, and the others', combined; notes are joined."""
+        names = [name for name in ARRAYS if getattr(parts[0], name) is not None]
+        arrays = {name: combine([getattr(part, name) for part in parts]) for name in names}
+        notes = dict.fromkeys(part.note for part in parts if part.note)
+        return replace(parts[0], **arrays, note="; ".join(list(notes)[:NOTES]))
 
 
 @dataclass(frozen=True)
@@ -102,9 +112,13 @@ class MarginTable:
 
         return frame(self)
 
-    def rows(self, chosen: np.ndarray) -> MarginTable:
-        """The chosen samples (a mask or positions), in that order."""
+    def rows(self, chosen: np.ndarray | slice) -> MarginTable:
+        """The chosen samples (a mask, positions or a slice), in that order."""
         return self._map([self], lambda arrays: arrays[0][chosen])
+
+    def light(self) -> MarginTable:
+        """The table without inputs and witnesses."""
+        return replace(self, input=None, columns=tuple(replace(c, witness=None) for c in self.columns))
 
     @staticmethod
     def join(tables: Sequence[MarginTable]) -> MarginTable:
@@ -115,13 +129,9 @@ class MarginTable:
     def _map(tables: Sequence[MarginTable], combine: Any) -> MarginTable:
         first = tables[0]
         per_sample = {name: combine([getattr(table, name) for table in tables]) for name in PER_SAMPLE}
-        columns = []
-        for parts in zip(*(table.columns for table in tables), strict=True):
-            arrays = {n: combine([getattr(p, n) for p in parts]) for n in ("distance", "status", "rival")}
-            if parts[0].witness is not None:
-                arrays["witness"] = combine([part.witness for part in parts])
-            note = next((part.note for part in parts if part.note), "")
-            columns.append(replace(parts[0], **arrays, note=note))
+        columns = [
+            Column.map(parts, combine) for parts in zip(*(table.columns for table in tables), strict=True)
+        ]
         kept = {
             n: combine([getattr(t, n) for t in tables]) for n in OPTIONAL if getattr(first, n) is not None
         }
@@ -130,29 +140,16 @@ class MarginTable:
 
 def write(table: MarginTable, path: str | Path) -> None:
     """Writes the table to `path`, whole or not at all."""
-    with replacing(Path(path)) as temporary, h5py.File(temporary, "w", track_order=True) as file:
-        file.attrs.update(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "Conventions": "CF-1.11",
-                "complete": int(table.complete),
-                "meta": json.dumps(table.meta, sort_keys=True),
-            }
-        )
-        scales = {"sample": _scale(file, "sample", len(table))}
-        for name, dtype in PER_SAMPLE.items():
-            _dataset(file, name, getattr(table, name).astype(dtype), scales)
-        for name, dtype in OPTIONAL.items():
-            if (values := getattr(table, name)) is not None:
-                _add_axes(file, values, scales)
-                _dataset(file, name, values.astype(dtype), scales)
-        for column in table.columns:
-            _write_column(file, column, scales)
+    write_tables([table], len(table), Path(path), lambda _: table.meta)
 
 
-def read(path: str | Path) -> MarginTable:
+def read(path: str | Path, rows: slice = slice(None), *, light: bool = False) -> MarginTable:
     """Reads a table and refuses whatever is not one.
+
+    Args:
+        path: of the file.
+        rows: only these.
+        light: leave inputs and witnesses away.
 
     Raises:
         MarginkitError: missing, not HDF5, another format, a newer version, or contents that a table never
@@ -164,57 +161,17 @@ def read(path: str | Path) -> MarginTable:
         raise MarginkitError(f"no such table: {path}")
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, path)
+            return _read(file, path, rows, light)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         if isinstance(error, MarginkitError):
             raise
         raise MarginkitError(f"{path} is not a readable HDF5 file: {error}") from error
 
 
-# Writing ----------------------------------------------------------------------------------------------
-
-
-def _write_column(file: h5py.File, column: Column, scales: dict[str, Any]) -> None:
-    name = column.name.replace("/", "_")
-    about = {"kind": str(column.kind), "method": column.method, "norm": column.norm, "layer": column.layer}
-    main = _dataset(file, name, column.distance.astype(np.float64), scales)
-    main.attrs.update(about | {"options": json.dumps(column.options, sort_keys=True)})
-    if column.note:
-        main.attrs["note"] = column.note
-    status = _dataset(file, f"{name}.status", column.status.astype(np.uint8), scales)
-    status.attrs["flag_values"] = np.array([int(s) for s in Status], np.uint8)
-    status.attrs["flag_meanings"] = " ".join(s.name for s in Status)
-    _dataset(file, f"{name}.rival", column.rival.astype(np.int32), scales)
-    if column.witness is not None:
-        _add_axes(file, column.witness, scales)
-        _dataset(file, f"witness.{name}", column.witness.astype(np.float32), scales)
-
-
-def _add_axes(file: h5py.File, values: np.ndarray, scales: dict[str, Any]) -> None:
-    for axis, size in enumerate(values.shape[1:]):
-        if f"axis{axis}" not in scales:
-            scales[f"axis{axis}"] = _scale(file, f"axis{axis}", size)
-
-
-def _scale(file: h5py.File, name: str, size: int) -> Any:
-    scale = file.create_dataset(name, data=np.arange(size))
-    scale.make_scale(name)
-    return scale
-
-
-def _dataset(file: h5py.File, name: str, values: np.ndarray, scales: dict[str, Any]) -> Any:
-    chunks = (min(len(values), 1024), *values.shape[1:]) if values.size else None
-    packed = {"chunks": chunks, "compression": "gzip", "shuffle": True, "fletcher32": True} if chunks else {}
-    dataset = file.create_dataset(name, data=values, **packed)
-    for axis in range(values.ndim):
-        dataset.dims[axis].attach_scale(scales["sample" if axis == 0 else f"axis{axis - 1}"])
-    return dataset
-
-
 # Reading ----------------------------------------------------------------------------------------------
 
 
-def _read(file: h5py.File, path: Path) -> MarginTable:
+def _read(file: h5py.File, path: Path, rows: slice, light: bool) -> MarginTable:
     if file.attrs.get("format") != FORMAT:
         raise MarginkitError(f"{path} has format {file.attrs.get('format')!r}; expected {FORMAT!r}")
     if file.attrs.get("version") != VERSION:
@@ -237,15 +194,15 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
             raise MarginkitError(
                 f"{path}: {name} is {found.dtype} {found.shape}; expected one number for each of {n}"
             )
-        return np.asarray(found[()])
+        return np.asarray(found[rows])
 
     def inputs(name: str) -> np.ndarray | None:
         found = datasets.get(name)
-        if found is None:
+        if found is None or light:
             return None
         if found.ndim < 2 or len(found) != n or found.dtype.kind != "f":
             raise MarginkitError(f"{path}: {name} is {found.dtype} {found.shape}; expected {n} inputs")
-        return np.asarray(found[()])
+        return np.asarray(found[rows])
 
     columns = []
     for name, dataset in datasets.items():

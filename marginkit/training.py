@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from marginkit import checkpoint as checkpoints
 from marginkit.activations import evaluating
 from marginkit.checkpoint import Checkpoint
-from marginkit.data import Bounds, Data, Source, batches, load
+from marginkit.data import Bounds, Data, Source, batches, grouped, load
 from marginkit.errors import MarginkitError
 from marginkit.files import replacing
 from marginkit.losses import LOSSES, Loss, Scheduled
@@ -24,6 +24,8 @@ from marginkit.margins.first_order import FirstOrder
 from marginkit.models import ARCHITECTURES, Normalize
 from marginkit.norms import L2
 from marginkit.options import choose, configure
+from marginkit.parallel import Shared, shared_objective
+from marginkit.processes import ALONE, Ranks
 from marginkit.progress import Track, silent
 from marginkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from marginkit.types import Threat
@@ -46,6 +48,7 @@ def train(
     workers: int = 0,
     resume: bool = False,
     track: Track = silent,
+    ranks: Ranks = ALONE,
 ) -> Checkpoint:
     """Trains a model and returns its best checkpoint.
 
@@ -65,6 +68,7 @@ def train(
         workers: processes that load images ahead.
         resume: go on from `<stem>.last.pt` where there is one.
         track: shows progress.
+        ranks: the processes that share each batch; the first one writes.
 
     Raises:
         MarginkitError: the data has one class, the loss is not finite, or the run to resume was another.
@@ -75,7 +79,8 @@ def train(
         raise MarginkitError(
             f"every label of {data.name} is {present[0]}: training needs at least two classes"
         )
-    run = _Run(data, Path(out), recipe, torch.device(device), workers, track)
+    device = torch.device(ranks.device(str(device)))
+    run = _Run(data, Path(out), recipe, device, workers, track if ranks.first else silent, ranks)
     with _seeded(recipe.seed, 0, run.device):
         model = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
@@ -110,6 +115,7 @@ class _Run:
     device: torch.device
     workers: int
     track: Track
+    ranks: Ranks = ALONE
 
     def __call__(self, model: nn.Sequential, loss: Loss, start: Checkpoint, resume: bool) -> Checkpoint:
         fitting, held_out = self._split()
@@ -123,31 +129,49 @@ class _Run:
             normalize = model.get_submodule("normalize")
             assert isinstance(normalize, Normalize)
             normalize.fit(x for _, x, _ in self._batches(fitting, "reading the data"))
+        shared = shared_objective(model, self.ranks)
         for epoch in range(len(history), self.recipe.epochs):
             with _seeded(self.recipe.seed, 1 + epoch, self.device):
-                average = self._epoch(model, loss, optimizer, fitting, epoch)
+                average = self._epoch(model, shared, loss, optimizer, fitting, epoch)
             metrics = {"epoch": epoch + 1, "loss": average, **self._validate(model, held_out)}
             best_before = max((m["accuracy"] for m in history), default=0.0) if held_out else 0.0
             history = [*history, metrics]
             now = replace(start, state=model.state_dict(), training=start.training | {"history": history})
-            if not held_out or metrics["accuracy"] >= best_before:
-                best = now
-                checkpoints.save(best, self.out)
-            checkpoints.save(replace(now, progress={"optimizer": optimizer.state_dict()}), last)
-            _write_lines(history, self.out.with_name(self.out.stem + ".metrics.jsonl"))
+            better = not held_out or metrics["accuracy"] >= best_before
+            best = now if better else best
+            if self.ranks.first:
+                self._write(now, better, optimizer, last)
+        self.ranks.wait()
         return best
 
+    def _write(self, now: Checkpoint, better: bool, optimizer: torch.optim.Optimizer, last: Path) -> None:
+        if better:
+            checkpoints.save(now, self.out)
+        checkpoints.save(replace(now, progress={"optimizer": optimizer.state_dict()}), last)
+        _write_lines(now.training["history"], self.out.with_name(self.out.stem + ".metrics.jsonl"))
+
     def _epoch(
-        self, model: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, fitting: list[int], epoch: int
+        self,
+        model: nn.Module,
+        shared: Shared,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        fitting: list[int],
+        epoch: int,
     ) -> float:
         recipe = self.recipe
         order = [fitting[i] for i in torch.randperm(len(fitting)).tolist()]
-        if len(order) > 1 and len(order) % recipe.batch_size == 1:
-            order.pop()  # BatchNorm can't train on a batch of one
+        rest = len(order) % recipe.batch_size
+        if rest < min(2 * self.ranks.world, len(order)):
+            order = order[: len(order) - rest]  # BatchNorm can't train on a batch of one
         steps = math.ceil(len(order) / recipe.batch_size)
         total = 0.0
+        if not self.ranks.first:
+            torch.manual_seed(torch.initial_seed() + self.ranks.rank)  # other noise, other dropout
         model.train()
-        for step, (_, x, y) in enumerate(self._batches(order, f"epoch {epoch + 1}/{recipe.epochs}")):
+        for step, (_, x, y) in enumerate(
+            self._batches(order, f"epoch {epoch + 1}/{recipe.epochs}", split=True)
+        ):
             for group in optimizer.param_groups:
                 share = (epoch + step / steps) / recipe.epochs
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
@@ -156,8 +180,10 @@ class _Run:
             if recipe.noise:
                 x = x + recipe.noise * torch.randn_like(x)
             now = loss.at((epoch + step / steps) / recipe.epochs) if isinstance(loss, Scheduled) else loss
-            value = now(model, x, y)
-            value.backward()  # type: ignore[no-untyped-call]
+            value = shared(now, x, y)
+            whole = min(recipe.batch_size, len(order) - step * recipe.batch_size)
+            scaled = value * (len(y) * self.ranks.world / whole)
+            scaled.backward()  # type: ignore[no-untyped-call]  # DDP averages over processes
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
@@ -167,14 +193,14 @@ class _Run:
                     f"the loss became {value.item()} in epoch {epoch + 1}, step {step + 1}: lower the"
                     " learning rate (--learning-rate) or clip the gradient shorter (--clip)"
                 )
-        return total / len(order)
+        return self.ranks.total(total, self.device) / len(order)
 
     def _validate(self, model: nn.Module, held_out: list[int]) -> Metrics:
         if not held_out:
             return {}
         correct, margins = 0, list[Tensor]()
         with evaluating(model):
-            for _, x, y in self._batches(held_out, "validating"):
+            for _, x, y in self._batches(held_out, "validating", split=False):
                 x, y = x.to(self.device), y.to(self.device)
                 with torch.no_grad():
                     correct += int((model(x).argmax(1) == y).sum())
@@ -195,10 +221,15 @@ class _Run:
             )
         return sorted(order[count:]), sorted(order[:count])
 
-    def _batches(self, positions: list[int], description: str) -> Iterator[Any]:
+    def _batches(self, positions: list[int], description: str, split: bool = False) -> Iterator[Any]:
+        """Batches of the positions, or this process's share of each: every one once, with no duplicates.
+
+        (`DistributedSampler` fills the last batch up with samples that were there already.)
+        """
         size = self.recipe.batch_size
-        found = batches(self.data, size, positions=positions, workers=self.workers)
-        return self.track(found, description, math.ceil(len(positions) / size))
+        groups = [positions[i : i + size] for i in range(0, len(positions), size)]
+        mine = [group[self.ranks.rank :: self.ranks.world] for group in groups] if split else groups
+        return self.track(grouped(self.data, mine, workers=self.workers), description, len(groups))
 
     def _restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, start: Checkpoint, last: Path

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from marginkit.errors import MarginkitError, UsageError
+from marginkit.errors import MethodError, UsageError
 from marginkit.kinds import Kind
 from marginkit.logits import Labels
 from marginkit.margins.witness import bracket
@@ -65,9 +65,11 @@ class TorchAttack:
             torch.manual_seed(self.seed)
             try:
                 found: Tensor = attack(((x - low) / width).clamp(0, 1), y)
+            except torch.OutOfMemoryError:
+                raise  # a smaller batch may do
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise MarginkitError(f"{PREFIX}{self.attack} fails on this model: {reason}") from error
+                raise MethodError(f"{PREFIX}{self.attack} fails on this model: {reason}") from error
         return low + width * found.to(x)
 
 

@@ -9,12 +9,13 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from marginkit.compare import Comparison
+from marginkit.kinds import Status
 from marginkit.report import rows as of
 from marginkit.report.rows import Rows, number
 from marginkit.report.words import figures
 from marginkit.statistics.flags import Flag, table_flags
 from marginkit.statistics.groups import GroupComparison
-from marginkit.table import MarginTable
+from marginkit.table import Column, MarginTable
 
 
 def overview(comparison: Comparison) -> Iterator[RenderableType]:
@@ -75,7 +76,16 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     yield _table(Rows("", "", headings, tuple(rows)))
     yield from _shown(of.of_attacks(table))
     yield from _shown(of.of_brackets(table))
-    yield from (f"{column.name}: unsupported, {column.note}" for column in table.columns if column.note)
+    yield from (_unanswered(column) for column in table.columns if column.note)
+    if lost := int((table.predicted < 0).sum()):
+        yield f"on {lost} samples the model's scores are NaN or infinite"
+
+
+def _unanswered(column: Column) -> str:
+    """How many samples a method could not answer, and why; all of them where it does not apply."""
+    counts = {status: int((column.status == status).sum()) for status in (Status.FAILED, Status.TIMEOUT)}
+    words = ", ".join(f"{n} {status.name.lower()}" for status, n in counts.items() if n)
+    return f"{column.name}: {words or 'unsupported'}, {column.note}"
 
 
 def contents(table: MarginTable) -> Iterator[RenderableType]:

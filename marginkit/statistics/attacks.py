@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -42,3 +43,9 @@ def attacked(table: MarginTable, among: Iterable[str] | None = None) -> Iterator
         for radius in sorted(np.atleast_1d(column.options[LIMIT]).tolist()):
             robust, stuck = column.distance > radius, column.status == Status.ZERO_GRADIENT
             yield Attacked(column.name, column.norm, radius, mean(robust), mean(stuck))
+
+
+def record(table: MarginTable) -> dict[str, Any]:
+    """What a file's `meta` says of its attacks; nothing where it has none."""
+    rows = [asdict(row) for row in attacked(table)]
+    return {"robust_accuracy": rows} if rows else {}

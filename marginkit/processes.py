@@ -1,0 +1,102 @@
+"""Several processes that torchrun started, or just this one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.rendezvous import rendezvous
+
+from marginkit.errors import MarginkitError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=7)  # the slowest batch may take long; a process that dies is noticed at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among its likes.
+
+    Attributes:
+        rank: its number; 0 does what only one may do.
+        world: how many there are.
+        store: torch.distributed's Store, which counts what is handed out; None for a process by itself.
+    """
+
+    rank: int = 0
+    world: int = 1
+    store: Any | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T], name: str = "batches") -> Iterator[T]:
+        """Items that no other process gets: each takes the next one when it is ready for it."""
+        if self.store is None:
+            yield from items
+            return
+        while (taken := self.store.add(f"marginkit/{name}", 1) - 1) < len(items):
+            yield items[taken]
+
+    def agree(self, act: Callable[[], T]) -> T:
+        """What rank 0's `act` gives, or the error that it raises, in every process."""
+        if self.store is None:
+            return act()
+        answer: list[Any] = [None, None]
+        if self.first:
+            try:
+                answer[0] = act()
+            except MarginkitError as error:
+                answer[1] = error
+        distributed.broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise answer[1]
+        return answer[0]  # type: ignore[no-any-return]
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.store is not None:
+            distributed.barrier()
+
+    def total(self, value: float, device: torch.device | str = "cpu") -> float:
+        """The sum over processes, in float64."""
+        if self.store is None:
+            return value
+        summed: Tensor = torch.tensor(value, dtype=torch.float64, device=device)
+        distributed.all_reduce(summed)
+        return float(summed)
+
+    def device(self, name: str) -> str:
+        """`cuda` is this process's own GPU, in the order of torchrun's local ranks."""
+        if self.store is None or name != "cuda":
+            return name
+        return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def processes(backend: str = "gloo") -> Iterator[Ranks]:
+    """All that torchrun started, joined in a process group; or this one alone.
+
+    Args:
+        backend: `gloo`, or `nccl` where tensors on GPUs are exchanged.
+    """
+    if not distributed.is_available() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        yield ALONE
+        return
+    store, rank, world = next(iter(rendezvous("env://")))
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    try:
+        yield Ranks(rank, world, store)
+    finally:
+        distributed.destroy_process_group()

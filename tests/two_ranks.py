@@ -1,0 +1,55 @@
+"""Run by test_processes.py in two processes: what each finds is held against one process's."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from marginkit.data import Source, load
+from marginkit.losses import LOSSES
+from marginkit.models import ARCHITECTURES
+from marginkit.parallel import shared_objective
+from marginkit.processes import processes
+from marginkit.recipe import Recipe
+from marginkit.training import train
+
+torch.set_num_threads(1)
+CASES = [
+    *((name, {}) for name in LOSSES),
+    ("large-margin", {"differentiate_norm": True, "top_k": None, "aggregate": "sum", "cross_entropy": 0.5}),
+]
+
+
+def gradients(model, value):
+    model.zero_grad()
+    value.backward()
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+
+
+with processes() as ranks:
+    assert ranks.world == 2
+    data = load("digits", Source(split="train"))
+    x, y = data.inputs(list(range(24))).double(), torch.from_numpy(data.labels[:24])
+    for name, options in CASES:
+        torch.manual_seed(0)
+        model = ARCHITECTURES["mlp"](hidden=(12,))(data.shape, 10).double()
+        loss = LOSSES[name](**options)
+        loss = loss.at(0.7) if hasattr(loss, "at") else loss
+        shared = shared_objective(model, ranks)
+        whole = gradients(model, loss(model, x, y))
+        mine = gradients(model, shared(loss, x[ranks.rank :: 2], y[ranks.rank :: 2]))
+        for a, b in zip(mine, whole, strict=True):
+            assert (a - b).abs().max() <= 1e-6 * b.abs().max().clamp(min=1e-3), (name, options)
+        assert any(g.abs().max() > 0 for g in whole), name
+    folder = Path(sys.argv[1])
+    run = {
+        "architecture": "mlp", "architecture_options": {"hidden": (12,)}, "loss": "large-margin",
+        "recipe": Recipe(epochs=2, batch_size=100),
+    }  # fmt: skip
+    train(data, folder / "two.pt", **run, ranks=ranks)
+    assert list(ranks.share(range(2)))
+    assert ranks.total(ranks.rank + 1) == 3
+    if ranks.first:
+        train(data, folder / "one.pt", **run)
