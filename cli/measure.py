@@ -9,10 +9,12 @@ import click
 
 from .options import (
     PATH,
+    STRICT,
     Bounds,
     assignment,
     data_options,
     grouped,
+    model_options,
     names,
     output_options,
     run_options,
@@ -23,11 +25,7 @@ from .output import bars, show
 
 
 @click.command()
-@click.option("--model", type=PATH, default=Path("model.pt"), show_default=True, help="A checkpoint.")
-@click.option("--arch", help="What the weights belong to, where the file does not say.")
-@click.option(
-    "--arch-option", multiple=True, type=assignment, metavar="NAME=VALUE", help="Of that architecture."
-)
+@model_options
 @click.option("--dataset", help="By default what the model was trained on.")
 @click.option(
     "--split",
@@ -86,13 +84,27 @@ from .output import bars, show
 @click.option("--limit", type=click.IntRange(1), help="Only so many samples, the first.")
 @click.option("--witnesses", is_flag=True, help="Keep the adversarial inputs in the file.")
 @click.option("--out", type=PATH, default=Path("margins.h5"), show_default=True, help="The table.")
+@click.option(
+    "--checks",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="On how many samples to check whether the numbers can be believed; 0 for none.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
 @run_options
 @output_options
+@click.pass_context
 def measure(
-    model: Path,
+    ctx: click.Context,
+    model: str,
     arch: str | None,
     arch_option: tuple[tuple[str, str], ...],
+    weights: Path | None,
+    app_dir: Path | None,
+    trust: bool,
     dataset: str | None,
     split: str,
     methods: tuple[str, ...],
@@ -106,6 +118,8 @@ def measure(
     limit: int | None,
     witnesses: bool,
     out: Path,
+    checks: int,
+    strict: bool,
     data_root: Path,
     download: bool,
     image_size: int | None,
@@ -124,6 +138,8 @@ def measure(
     from marginkit.files import require_absent
     from marginkit.measure import measure_file
     from marginkit.report import figures, summary
+    from marginkit.report.terminal import doubts
+    from marginkit.subject import Loading
     from marginkit.table import write
 
     require_absent(out, overwrite)
@@ -133,7 +149,7 @@ def measure(
         norms,
         layers=layers,
         options=grouped(options),
-        architecture=(arch, dict(arch_option)) if arch else None,
+        loading=Loading(arch, dict(arch_option), weights, app_dir, trust, download),
         dataset=dataset,
         source=Source(split=split, root=data_root, download=download, image_size=image_size),
         bounds=bounds,
@@ -147,6 +163,7 @@ def measure(
         seed=seed,
         workers=workers,
         witnesses=witnesses,
+        checks=checks,
         command=["marginkit", *sys.argv[1:]],
         track=bars(quiet),
     )
@@ -155,4 +172,7 @@ def measure(
         click.echo(remark, err=True)
     write_json({"table": str(out), **figures(table)}, json_file)
     details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
-    show([*summary(table), *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    raised = list(doubts(table))
+    show([*summary(table), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    if strict and raised:
+        ctx.exit(STRICT)

@@ -14,18 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating, resolve_layers
-from marginkit.checkpoint import Checkpoint, describe
-from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Batch, Bounds, Data, Source, batches, load
-from marginkit.errors import MarginkitError, UsageError
-from marginkit.files import sha256
+from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.limits import FREE, Limits, at_the_input, principal_subspace, read_mask
 from marginkit.logits import check_scores, logit_margin, refuse_probabilities
 from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
 from marginkit.progress import Track, silent
+from marginkit.reliability.examine import examine
 from marginkit.statistics.attacks import attacked
+from marginkit.subject import Loading, load_subject
 from marginkit.table import INPUT, Column, MarginTable
 from marginkit.types import Bracket, Estimate, Method, Threat
 from marginkit.variance import activation_variance
@@ -48,6 +47,7 @@ def measure(
     witnesses: bool = False,
     search_at: Sequence[str] = (INPUT,),
     limits: Limits = FREE,
+    checks: int = 0,
     meta: Mapping[str, Any] | None = None,
     track: Track = silent,
 ) -> MarginTable:
@@ -66,6 +66,7 @@ def measure(
         witnesses: keep the adversarial inputs, and the inputs they come from.
         search_at: layers at which searches run, as in `resolve_layers`.
         limits: a mask, a subspace or a grid.
+        checks: on how many samples to check whether the measurement can be believed (docs/reliability.md).
         meta: provenance to keep in the table.
         track: shows progress.
 
@@ -100,6 +101,7 @@ def measure(
     }
     if robust := [asdict(row) for row in attacked(whole)]:
         about["robust_accuracy"] = robust
+    about |= examine(whole, model, data, methods, bounds=bounds, limits=limits, samples=checks, device=device)
     return replace(whole, meta={**(meta or {}), **about})
 
 
@@ -183,13 +185,13 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def measure_file(
-    path: str | Path,
+    model: str | Path,
     methods: Sequence[str],
     norms: Sequence[str] = ("l2", "linf"),
     *,
     layers: tuple[str, ...] = ("all",),
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    loading: Loading | None = None,
     dataset: str | None = None,
     source: Source | None = None,
     bounds: Bounds | None = None,
@@ -201,15 +203,15 @@ def measure_file(
     command: Sequence[str] = (),
     **settings: Any,
 ) -> tuple[MarginTable, list[str]]:
-    """`measure` of a checkpoint, by default on the test split of the data it was trained on.
+    """`measure` of a checkpoint or another model, by default on the test split of the data it was trained on.
 
     Args:
-        path: the checkpoint, or weights only.
+        model: a checkpoint's path, or another spec, as in `marginkit.subject.load_subject`.
         methods: names from METHODS.
         norms: as in `measure`.
         layers: for methods that look at layers.
         options: by method.
-        architecture: name and options, for weights only.
+        loading: what else loading the model takes.
         dataset: another data set than the checkpoint's.
         source: where to find it, and which split.
         bounds: another box than the checkpoint's.
@@ -222,67 +224,32 @@ def measure_file(
         settings: what else `measure` takes.
 
     Returns:
-        The table, and remarks for the user on how the checkpoint was read.
+        The table, and remarks for the user on how the model was loaded.
 
     Raises:
-        MarginkitError: as `checkpoint.load`, `data.load` and `measure`; or the inputs do not fit the model.
+        MarginkitError: as `load_subject` and `measure`.
     """
-    path = Path(path)
     common = {"layers": layers, "seed": seed}
     chosen = configure_methods(methods, options or {}, common)
-    checkpoint, data, remarks = _load(path, architecture, dataset, source, bounds)
+    subject = load_subject(model, loading or Loading(), dataset, source, bounds)
     meta = {
         "command": list(command),
         "versions": versions(),
         "seed": seed,
         "device": device,
-        "checkpoint": {"file": path.name, "sha256": sha256(path), **describe(checkpoint)},
+        "checkpoint": subject.about,
     }
     limits = Limits(
-        mask=None if mask is None else read_mask(mask, data.shape),
-        subspace=None if subspace is None else principal_subspace(_training_split(data, source), subspace),
+        mask=None if mask is None else read_mask(mask, subject.data.shape),
+        subspace=None if subspace is None else _principal(subject.data, source, subspace),
         levels=levels,
     )
     table = measure(
-        checkpoint.model(), data, chosen, norms,
-        bounds=checkpoint.bounds, limits=limits, meta=meta, device=device, **settings,
+        subject.model, subject.data, chosen, norms,
+        bounds=subject.bounds, limits=limits, meta=meta, device=device, **settings,
     )  # fmt: skip
-    return table, remarks
+    return table, subject.remarks
 
 
-def _training_split(data: Data, source: Source | None) -> Data:
-    return load(data.name, replace(source or Source(), split="train"))
-
-
-def _load(
-    path: Path,
-    architecture: tuple[str, Mapping[str, Any]] | None,
-    dataset: str | None,
-    source: Source | None,
-    bounds: Bounds | None,
-) -> tuple[Checkpoint, Data, list[str]]:
-    guess: dict[str, Any] | None = None
-    if architecture is not None:
-        if dataset is None:
-            raise UsageError(
-                "--arch builds the model from the data set's shape and classes: give --dataset too"
-            )
-        data = load(dataset, source, bounds=bounds or (0.0, 1.0))
-        guess = {
-            "architecture": architecture[0],
-            "options": dict(architecture[1]),
-            "shape": data.shape,
-            "classes": data.classes,
-            "bounds": bounds or (0.0, 1.0),
-        }
-    checkpoint, remarks = load_checkpoint(path, guess)
-    name = dataset or checkpoint.dataset.get("name")
-    if name is None:
-        raise UsageError(f"{path} does not say what it was trained on: give --dataset")
-    checkpoint = replace(checkpoint, bounds=checkpoint.bounds if bounds is None else bounds)
-    data = load(name, source, bounds=checkpoint.bounds)
-    if data.shape != checkpoint.shape:
-        raise MarginkitError(
-            f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
-        )
-    return checkpoint, data, remarks
+def _principal(data: Data, source: Source | None, count: int) -> Tensor:
+    return principal_subspace(load(data.name, replace(source or Source(), split="train")), count)

@@ -24,6 +24,15 @@ VERSION = 1
 INPUT = "input"
 PER_SAMPLE = {"index": np.int64, "label": np.int32, "predicted": np.int32, "logit_margin": np.float64}
 OPTIONAL = {"hash": np.uint64, "input": np.float32}
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    ArithmeticError,
+    MemoryError,
+)  # h5py's
 
 
 @dataclass(frozen=True)
@@ -159,16 +168,19 @@ def read(path: str | Path) -> MarginTable:
             has: links, groups, external or virtual storage, objects, wrong shapes. The message names the
             file, what was found and what was expected.
     """
+    from marginkit.sanity import require_sensible
+
     path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such table: {path}")
     try:
         with h5py.File(path, "r") as file:
-            return _read(file, path)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, MarginkitError):
-            raise
-        raise MarginkitError(f"{path} is not a readable HDF5 file: {error}") from error
+            return require_sensible(_read(file, path), path)
+    except MarginkitError:
+        raise
+    except UNREADABLE as error:
+        reason = untrusted.printable(str(error).partition("\n")[0])
+        raise MarginkitError(f"{path} is not a readable HDF5 file: {reason}") from error
 
 
 # Writing ----------------------------------------------------------------------------------------------
@@ -221,7 +233,7 @@ def _read(file: h5py.File, path: Path) -> MarginTable:
         raise MarginkitError(
             f"{path} has version {file.attrs.get('version')}; this marginkit reads {VERSION}"
         )
-    datasets = {name: untrusted.plain(file, name, path) for name in file}
+    datasets = untrusted.datasets(file, path)
     if "sample" not in datasets:
         raise MarginkitError(f"{path} has no dimension 'sample'")
     n = len(datasets["sample"])
