@@ -24,15 +24,6 @@ VERSION = 1
 INPUT = "input"
 PER_SAMPLE = {"index": np.int64, "label": np.int32, "predicted": np.int32, "logit_margin": np.float64}
 OPTIONAL = {"hash": np.uint64, "input": np.float32}
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    ArithmeticError,
-    MemoryError,
-)  # h5py's
 
 
 @dataclass(frozen=True)
@@ -173,14 +164,8 @@ def read(path: str | Path) -> MarginTable:
     path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such table: {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            return require_sensible(_read(file, path), path)
-    except MarginkitError:
-        raise
-    except UNREADABLE as error:
-        reason = untrusted.printable(str(error).partition("\n")[0])
-        raise MarginkitError(f"{path} is not a readable HDF5 file: {reason}") from error
+    with untrusted.opened(path) as file:
+        return require_sensible(_read(file, path), path)
 
 
 # Writing ----------------------------------------------------------------------------------------------

@@ -5,18 +5,35 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from marginkit.errors import MarginkitError
+from marginkit.heap import refuse_damaged_heaps
 
 ROOMY = 2**30  # bytes: what expands to no more than this is harmless
 DENSE = 100  # what is larger may be so many times its size in the file
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # HDF5 has them built in; others load a library
 MOST_VALUES = 1_000_000  # in plain data
 DEEPEST = 60
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file to read from; whatever goes wrong with it becomes one sentence."""
+    refuse_damaged_heaps(path)
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except MarginkitError:
+        raise
+    except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = printable(str(error).partition("\n")[0])
+        raise MarginkitError(f"{path} is not a readable HDF5 file: {reason}") from error
 
 
 def datasets(file: h5py.File, path: Path) -> dict[str, h5py.Dataset]:
