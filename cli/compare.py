@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import PATH, assignment, output_options, write_json
+from .options import PATH, STRICT, assignment, output_options, write_json
 from .output import show
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from marginkit.report.study import Study
 
-STRICT = 3
 Pairs = tuple[tuple[str, str], ...]
 
 

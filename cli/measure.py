@@ -11,10 +11,12 @@ from marginkit.kinds import Status
 
 from .options import (
     PATH,
+    STRICT,
     Bounds,
     assignment,
     data_options,
     grouped,
+    model_options,
     names,
     output_options,
     run_options,
@@ -29,11 +31,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 
 
 @click.command()
-@click.option("--model", type=PATH, default=Path("model.pt"), show_default=True, help="A checkpoint.")
-@click.option("--arch", help="What the weights belong to, where the file does not say.")
-@click.option(
-    "--arch-option", multiple=True, type=assignment, metavar="NAME=VALUE", help="Of that architecture."
-)
+@model_options
 @click.option("--dataset", help="By default what the model was trained on.")
 @click.option(
     "--split",
@@ -108,15 +106,27 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.option("--shard", "part", metavar="I/N", help="Only the I-th of N parts; see `marginkit merge`.")
 @click.option("--resume", is_flag=True, help="Go on where a run stopped; add what OUT lacks.")
 @click.option("--out", type=PATH, default=Path("margins.h5"), show_default=True, help="The table.")
+@click.option(
+    "--checks",
+    type=click.IntRange(0),
+    default=32,
+    show_default=True,
+    metavar="N",
+    help="On how many samples to check whether the numbers can be believed; 0 for none.",
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
 @run_options
 @output_options
 @click.pass_context
 def measure(
     ctx: click.Context,
-    model: Path,
+    model: str,
     arch: str | None,
     arch_option: tuple[tuple[str, str], ...],
+    weights: Path | None,
+    app_dir: Path | None,
+    trust: bool,
     dataset: str | None,
     split: str,
     methods: tuple[str, ...],
@@ -134,6 +144,8 @@ def measure(
     part: str | None,
     resume: bool,
     out: Path,
+    checks: int,
+    strict: bool,
     data_root: Path,
     download: bool,
     image_size: int | None,
@@ -155,6 +167,8 @@ def measure(
     from marginkit.measure import measure_file
     from marginkit.plan import shard
     from marginkit.report import figures, summary
+    from marginkit.report.terminal import doubts
+    from marginkit.subject import Loading
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
@@ -166,7 +180,7 @@ def measure(
             norms,
             layers=layers,
             options=grouped(options),
-            architecture=(arch, dict(arch_option)) if arch else None,
+            loading=Loading(arch, dict(arch_option), weights, app_dir, trust, download),
             dataset=dataset,
             source=Source(split=split, root=data_root, download=download, image_size=image_size),
             bounds=bounds,
@@ -181,6 +195,7 @@ def measure(
             workers=workers,
             witnesses=witnesses,
             dtype=dtype,
+            checks=checks,
             time_limits={method: _seconds(method, text) for method, text in time_limits},
             shard=shard(part) if part else (1, 1),
             out=out,
@@ -194,13 +209,16 @@ def measure(
             click.echo(remark, err=True)
         write_json({"table": str(out), **figures(table)}, json_file)
     details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
-    show([*summary(table), *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    raised = list(doubts(table))
+    show([*summary(table), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-")
     failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
     if failed:
         if speaks():
             counts = ", ".join(f"{name} on {n} of {len(table)} samples" for name, n in failed.items())
             click.echo(f"a method failed: {counts}; --resume tries again", err=True)
         ctx.exit(METHOD_FAILED)
+    if strict and raised:
+        ctx.exit(STRICT)
 
 
 def _seconds(method: str, text: str) -> float:

@@ -44,6 +44,7 @@ def assignment(text: str) -> tuple[str, str]:
 
 
 PATH = click.Path(path_type=Path, dir_okay=False)
+STRICT = 3  # exit code where --strict finds doubts
 
 
 def _configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -72,6 +73,36 @@ def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Comm
 
     return decorate
 
+
+model_options = _together(
+    [
+        click.option(
+            "--model",
+            default="model.pt",
+            show_default=True,
+            metavar="SPEC",
+            help="A checkpoint, module:factory, torchvision:NAME, timm:NAME, hf:NAME (docs/models.md).",
+        ),
+        click.option("--arch", help="What the weights belong to, where the file does not say."),
+        click.option(
+            "--arch-option",
+            multiple=True,
+            type=assignment,
+            metavar="NAME=VALUE",
+            help="Of that architecture, or of the factory.",
+        ),
+        click.option("--weights", type=PATH, metavar="FILE", help="For a model that is not a checkpoint."),
+        click.option(
+            "--app-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="Where the factory's module is, if it is not installed.",
+        ),
+        click.option(
+            "--trust", is_flag=True, help="Load a TorchScript or torch.export file: it may run any code."
+        ),
+    ]
+)
 
 data_options = _together(
     [

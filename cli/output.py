@@ -22,9 +22,11 @@ def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
         return
     from rich.console import Console
 
+    from marginkit.untrusted import printable
+
     console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 80)
     for renderable in renderables:
-        console.print(renderable, markup=False)
+        console.print(printable(renderable) if isinstance(renderable, str) else renderable, markup=False)
 
 
 def bars(quiet: bool) -> Track:

@@ -63,6 +63,8 @@ def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -
             raise MarginkitError(
                 f"layer {layer!r} ran {len(tensors)} times in one forward pass; name one that runs once"
             )
+    if isinstance(scores, Tensor) and not scores.requires_grad:
+        scores = _leaf(scores)  # nothing in the model has a gradient: it is zero, not an error
     return scores, [seen[layer][0] for layer in layers]
 
 

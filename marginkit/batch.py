@@ -78,7 +78,7 @@ class Work:
             _array(torch.where(finite, scores.argmax(1), -1)),
             _array(torch.where(finite, margin.double(), torch.nan)),
             tuple(columns),
-            hash=_hashes(x),
+            hash=hashes(x),
             input=_array(x.float()) if self.witnesses else None,
         )
 
@@ -181,7 +181,7 @@ def _spread(found: list[Column], outside: list[Column], rows: np.ndarray) -> lis
     return columns
 
 
-def _hashes(x: Tensor) -> np.ndarray:
+def hashes(x: Tensor) -> np.ndarray:
     """64 bits of each input's BLAKE2b, of its values in float32: the same input has the same everywhere."""
     rows = _array(x.float())
     found = [hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=8).digest() for row in rows]

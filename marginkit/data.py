@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from marginkit.arrays import read_npz
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.untrusted import printable
 
 Bounds = tuple[float | None, float | None]
 Batch = tuple[Int[Tensor, "n"], Float[Tensor, "n *d"], Int[Tensor, "n"]]
@@ -144,11 +145,20 @@ class _Images:
     folder: Any  # torchvision's ImageFolder, untyped
 
     def __call__(self, positions: list[int]) -> Tensor:
-        images = [self.folder[position][0] for position in positions]
+        images = [self._image(position) for position in positions]
         sizes = {tuple(image.shape) for image in images}
         if len(sizes) > 1:
             raise MarginkitError(f"images have several sizes, {sorted(sizes)}: give --image-size")
         return torch.stack(images)
+
+    def _image(self, position: int) -> Tensor:
+        try:
+            image: Tensor = self.folder[position][0]
+        except Exception as error:  # a broken picture fails in any of Pillow's ways
+            path = self.folder.samples[position][0]
+            reason = printable(str(error).partition("\n")[0])
+            raise MarginkitError(f"{path} is not a picture that can be read: {reason}") from error
+        return image
 
 
 def _in_memory(spec: str, split: str, x: np.ndarray, y: np.ndarray, classes: int | None = None) -> Data:
@@ -225,7 +235,7 @@ def _imagefolder(spec: str, source: Source) -> Data:
 def _npz(spec: str, source: Source) -> Data:
     """Arrays x and y; x_test and y_test, where there are such, for the split `test`."""
     path = Path(source.argument)
-    arrays = _read_npz(path)
+    arrays = read_npz(path)
     suffix = "_test" if source.split == "test" and "x_test" in arrays else ""
     for key in (f"x{suffix}", f"y{suffix}"):
         if key not in arrays:
@@ -238,19 +248,6 @@ def _npz(spec: str, source: Source) -> Data:
     if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
         raise MarginkitError(f"{path}: y is {y.dtype} {y.shape}; expected integers of shape [{len(x)}]")
     return _in_memory(spec, source.split, x, y)
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise ValueError("it holds a single array")
-            return {key: arrays[key] for key in ("x", "y", "x_test", "y_test") if key in arrays}
-    except FileNotFoundError:
-        raise MarginkitError(f"no such file: {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise MarginkitError(f"{path} is not an .npz file of plain arrays: {error}") from error
 
 
 NEEDS_ARGUMENT = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR"}

@@ -17,6 +17,7 @@ from marginkit.parts import Parts
 from marginkit.plan import Plan
 from marginkit.processes import ALONE, Ranks
 from marginkit.provenance import Meta, added, difference, identity, plain
+from marginkit.reliability.checks import combined
 from marginkit.requests import unfinished
 from marginkit.table import Column, MarginTable, read
 from marginkit.writing import write_tables
@@ -37,6 +38,7 @@ class Job:
         resume: go on with unfinished parts, or add to a finished file what it lacks.
         overwrite: replace what is there.
         ranks: the processes that share the work.
+        owes: what `describe` is to say of a finished file, where that does not say it yet.
     """
 
     out: Path
@@ -47,6 +49,7 @@ class Job:
     resume: bool = False
     overwrite: bool = False
     ranks: Ranks = ALONE
+    owes: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -76,6 +79,8 @@ class Job:
             self.ranks.wait()
             if self.ranks.first and needed:
                 self._assemble(needed, describe)
+            elif self.ranks.first and not set(self.owes) <= set(before := read(self.out, light=True).meta):
+                self._put(self._tables(needed, adds=True), before, describe)
             self.ranks.wait()
 
     @property
@@ -172,13 +177,19 @@ class Job:
         if before is not None:
             asked = {name for request in self.work.requests for name in request.names}
             meta = added(before.meta, meta, sorted(asked - {column.name for column in before.columns}))
+        self._put(self._tables(needed, before is not None), meta, describe)
+
+    def _put(
+        self, tables: Iterator[MarginTable], meta: Meta, describe: Callable[[MarginTable], Meta]
+    ) -> None:
+        """The file in its place, whole."""
+
+        def about(table: MarginTable) -> Meta:
+            found = {**meta, **describe(table)}
+            return {**found, **combined(meta, found)}
+
         path = self._parts.folder / "whole.h5"
-        whole = write_tables(
-            self._tables(needed, before is not None),
-            len(self.plan.positions),
-            path,
-            lambda table: {**meta, **describe(table)},
-        )
+        whole = write_tables(tables, len(self.plan.positions), path, about)
         try:
             os.replace(path, self.out)
         except OSError as error:

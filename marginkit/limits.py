@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import INPUT
+from marginkit.arrays import read_npy
 from marginkit.data import Data
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind
@@ -21,6 +22,7 @@ from marginkit.margins.first_order import FirstOrder
 from marginkit.margins.views import View, at_input, at_layer, in_subspace, principal_directions
 from marginkit.norms import Vectors
 from marginkit.types import Bracket, Estimate, Method, Threat
+from marginkit.untrusted import printable
 
 MOST = 5000  # samples that principal directions are computed from
 
@@ -79,10 +81,11 @@ def at_the_input(method: Method, limits: Limits) -> Callable[..., Bracket | Esti
 def read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     """Frozen features from a .npy file: an array that broadcasts to one sample, true where it may change."""
     try:
-        array = np.load(path, allow_pickle=False)
+        array = read_npy(path)
         mask = np.broadcast_to(array, shape)
-    except (OSError, ValueError) as error:
-        raise MarginkitError(f"{path} is no mask for inputs of shape {list(shape)}: {error}") from error
+    except Exception as error:  # NumPy parses a header's text as Python, which fails in many ways
+        reason = printable(str(error).partition("\n")[0])
+        raise MarginkitError(f"{path} is no mask for inputs of shape {list(shape)}: {reason}") from error
     if array.dtype.kind not in "bui" or not mask.any():
         raise MarginkitError(f"{path} has {array.dtype}; expected true or 1 where a feature may change")
     return torch.from_numpy(mask.astype(bool))

@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from marginkit.activations import evaluating, resolve_layers
 from marginkit.batch import Work, out_of_memory
-from marginkit.checkpoint import Checkpoint, describe
-from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Batch, Bounds, Data, Source, grouped, load
-from marginkit.errors import MarginkitError, UsageError
-from marginkit.files import sha256
+from marginkit.errors import UsageError
 from marginkit.job import Job
 from marginkit.journal import Journal
 from marginkit.kinds import Kind
@@ -32,8 +29,11 @@ from marginkit.precision import in_precision
 from marginkit.processes import ALONE, processes
 from marginkit.progress import Tell, Track, both, silent, unheard
 from marginkit.provenance import Meta, identity
+from marginkit.reliability.checks import KEY
+from marginkit.reliability.examine import examine
 from marginkit.requests import requests
 from marginkit.statistics.attacks import record
+from marginkit.subject import Loading, load_subject
 from marginkit.table import INPUT, MarginTable, read
 from marginkit.types import Method, Threat
 from marginkit.variance import activation_variance
@@ -63,6 +63,7 @@ def measure(
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    checks: int = 0,
     meta: Mapping[str, Any] | None = None,
     track: Track = silent,
     tell: Tell = unheard,
@@ -88,6 +89,8 @@ def measure(
         out: write this file, batch by batch; under torchrun all processes share the batches.
         resume: go on with what is unfinished there, or add what a finished file lacks.
         overwrite: replace what is there.
+        checks: on how many samples to check whether the measurement can be believed (docs/reliability.md);
+            not of a shard.
         meta: provenance to keep in the table.
         track: shows progress.
         tell: hears of every batch's seconds, and of what went wrong, as events.
@@ -110,7 +113,12 @@ def measure(
         hears = both(Journal(out, ranks.rank), tell) if out else tell
         work = Work(models, asked, limits, witnesses, time_limits or {}, hears)
         fetch = partial(_fetch, data, models.plain, place, workers)
-        follows = partial(_describe, models.plain, fetch, Plan(min(len(data), SCALED_BY), batch_size))
+        checks = 0 if shard[1] > 1 else checks
+        judge = partial(
+            examine, model=models.plain, data=data, methods=methods, bounds=bounds, limits=limits,
+            samples=checks, device=place,
+        )  # fmt: skip
+        follows = partial(_describe, models.plain, fetch, Plan(min(len(data), SCALED_BY), batch_size), judge)
         about: Meta = {
             **(meta or {"model": _digest(model)}),
             "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
@@ -133,7 +141,7 @@ def measure(
             "device": torch.device(device).type,
             "versions": versions(),
         }
-        job = Job(out, work, plan, depends, about, resume, overwrite, ranks)
+        job = Job(out, work, plan, depends, about, resume, overwrite, ranks, (KEY,) if checks else ())
         job(lambda groups: track(fetch(groups), "measuring", len(plan.groups)), follows)
     return read(out, light=True)
 
@@ -162,10 +170,13 @@ def _fetch(
         yield index, x.to(device, dtype), y.to(device)
 
 
-def _describe(model: nn.Module, fetch: Fetch, first: Plan, whole: MarginTable) -> Meta:
-    """What follows from the whole table, and the scale of the layers that it is about."""
+def _describe(
+    model: nn.Module, fetch: Fetch, first: Plan, judge: Callable[[MarginTable], Meta], whole: MarginTable
+) -> Meta:
+    """What follows from the whole table: layers' scales, robust accuracies, whether it can be believed."""
     layers = tuple(dict.fromkeys(c.layer for c in whole.columns if c.kind is Kind.ESTIMATE))
-    return {"activation_variance": _variance(model, fetch, first, layers), **record(whole)}
+    scales = {"activation_variance": _variance(model, fetch, first, layers)}
+    return {**scales, **record(whole), **judge(whole)}
 
 
 def _variance(model: nn.Module, fetch: Fetch, plan: Plan, layers: tuple[str, ...]) -> dict[str, float]:
@@ -188,13 +199,13 @@ def _digest(model: nn.Module) -> str:
 
 
 def measure_file(
-    path: str | Path,
+    model: str | Path,
     methods: Sequence[str],
     norms: Sequence[str] = ("l2", "linf"),
     *,
     layers: tuple[str, ...] = ("all",),
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    architecture: tuple[str, Mapping[str, Any]] | None = None,
+    loading: Loading | None = None,
     dataset: str | None = None,
     source: Source | None = None,
     bounds: Bounds | None = None,
@@ -207,15 +218,15 @@ def measure_file(
     tell: Tell = unheard,
     **settings: Any,
 ) -> tuple[MarginTable, list[str]]:
-    """`measure` of a checkpoint, by default on the test split of the data it was trained on.
+    """`measure` of a checkpoint or another model, by default on the test split of the data it was trained on.
 
     Args:
-        path: the checkpoint, or weights only.
+        model: a checkpoint's path, or another spec, as in `marginkit.subject.load_subject`.
         methods: names from METHODS.
         norms: as in `measure`.
         layers: for methods that look at layers.
         options: by method.
-        architecture: name and options, for weights only.
+        loading: what else loading the model takes.
         dataset: another data set than the checkpoint's.
         source: where to find it, and which split.
         bounds: another box than the checkpoint's.
@@ -229,72 +240,39 @@ def measure_file(
         settings: what else `measure` takes.
 
     Returns:
-        The table, and remarks for the user on how the checkpoint was read.
+        The table, and remarks for the user on how the model was loaded.
 
     Raises:
-        MarginkitError: as `checkpoint.load`, `data.load` and `measure`; or the inputs do not fit the model.
+        MarginkitError: as `load_subject` and `measure`.
     """
-    path = Path(path)
     common = {"layers": layers, "seed": seed}
     chosen = configure_methods(methods, options or {}, common)
-    checkpoint, data, remarks = _load(path, architecture, dataset, source, bounds)
+    subject = load_subject(model, loading or Loading(), dataset, source, bounds)
     meta = {
         "command": list(command),
         "versions": versions(),
         "seed": seed,
         "device": device,
-        "checkpoint": {"file": path.name, "sha256": sha256(path), **describe(checkpoint)},
+        "checkpoint": subject.about,
     }
     limits = Limits(
-        mask=None if mask is None else read_mask(mask, data.shape),
-        subspace=None if subspace is None else principal_subspace(_training_split(data, source), subspace),
+        mask=None if mask is None else read_mask(mask, subject.data.shape),
+        subspace=None if subspace is None else _principal(subject.data, source, subspace),
         levels=levels,
     )
 
     def hear(event: str, **about: Any) -> None:
         if event == "nothing new":
-            remarks.append(f"{about['file']} has every column asked for already: nothing was measured")
+            subject.remarks.append(
+                f"{about['file']} has every column asked for already: nothing was measured"
+            )
 
     table = measure(
-        checkpoint.model(), data, chosen, norms,
-        bounds=checkpoint.bounds, limits=limits, meta=meta, device=device, tell=both(tell, hear), **settings,
+        subject.model, subject.data, chosen, norms,
+        bounds=subject.bounds, limits=limits, meta=meta, device=device, tell=both(tell, hear), **settings,
     )  # fmt: skip
-    return table, remarks
+    return table, subject.remarks
 
 
-def _training_split(data: Data, source: Source | None) -> Data:
-    return load(data.name, replace(source or Source(), split="train"))
-
-
-def _load(
-    path: Path,
-    architecture: tuple[str, Mapping[str, Any]] | None,
-    dataset: str | None,
-    source: Source | None,
-    bounds: Bounds | None,
-) -> tuple[Checkpoint, Data, list[str]]:
-    guess: dict[str, Any] | None = None
-    if architecture is not None:
-        if dataset is None:
-            raise UsageError(
-                "--arch builds the model from the data set's shape and classes: give --dataset too"
-            )
-        data = load(dataset, source, bounds=bounds or (0.0, 1.0))
-        guess = {
-            "architecture": architecture[0],
-            "options": dict(architecture[1]),
-            "shape": data.shape,
-            "classes": data.classes,
-            "bounds": bounds or (0.0, 1.0),
-        }
-    checkpoint, remarks = load_checkpoint(path, guess)
-    name = dataset or checkpoint.dataset.get("name")
-    if name is None:
-        raise UsageError(f"{path} does not say what it was trained on: give --dataset")
-    checkpoint = replace(checkpoint, bounds=checkpoint.bounds if bounds is None else bounds)
-    data = load(name, source, bounds=checkpoint.bounds)
-    if data.shape != checkpoint.shape:
-        raise MarginkitError(
-            f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
-        )
-    return checkpoint, data, remarks
+def _principal(data: Data, source: Source | None, count: int) -> Tensor:
+    return principal_subspace(load(data.name, replace(source or Source(), split="train")), count)

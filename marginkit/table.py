@@ -156,16 +156,13 @@ def read(path: str | Path, rows: slice = slice(None), *, light: bool = False) ->
             has: links, groups, external or virtual storage, objects, wrong shapes. The message names the
             file, what was found and what was expected.
     """
+    from marginkit.sanity import require_sensible
+
     path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such table: {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, path, rows, light)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        if isinstance(error, MarginkitError):
-            raise
-        raise MarginkitError(f"{path} is not a readable HDF5 file: {error}") from error
+    with untrusted.opened(path) as file:
+        return require_sensible(_read(file, path, rows, light), path)
 
 
 # Reading ----------------------------------------------------------------------------------------------
@@ -178,7 +175,7 @@ def _read(file: h5py.File, path: Path, rows: slice, light: bool) -> MarginTable:
         raise MarginkitError(
             f"{path} has version {file.attrs.get('version')}; this marginkit reads {VERSION}"
         )
-    datasets = {name: untrusted.plain(file, name, path) for name in file}
+    datasets = untrusted.datasets(file, path)
     if "sample" not in datasets:
         raise MarginkitError(f"{path} has no dimension 'sample'")
     n = len(datasets["sample"])

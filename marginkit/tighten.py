@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marginkit.batch import hashes
 from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Data, Source, load
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
 from marginkit.files import sha256
 from marginkit.kinds import Kind, Status
 from marginkit.margins.exact import Exact
-from marginkit.measure import _hashes
 from marginkit.norms import NORMS
 from marginkit.statistics.brackets import ends, has_end, norms
 from marginkit.table import Column, MarginTable, read, write
@@ -221,7 +221,7 @@ def _inputs(table: MarginTable, data: Data) -> Callable[[list[int]], Tensor]:
 
     def inputs(rows: list[int]) -> Tensor:
         x = data.inputs([int(i) for i in table.index[rows]])
-        if table.hash is not None and (wrong := np.flatnonzero(_hashes(x) != table.hash[rows])).size:
+        if table.hash is not None and (wrong := np.flatnonzero(hashes(x) != table.hash[rows])).size:
             raise IncompatibleError(
                 f"sample {table.index[rows[wrong[0]]]} of {data.name} has another hash than in the table:"
                 " give the data it was measured on"

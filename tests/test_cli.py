@@ -35,7 +35,7 @@ def here(tmp_path, monkeypatch):
 
 
 FAST = ["--epochs", 2, "--arch", "mlp", "--arch-option", "hidden=16", "--learning-rate", 5e-3]
-QUICK = ["--methods", "first_order,deepfool", "--limit", 20]
+QUICK = ["--methods", "first_order,deepfool", "--limit", 20, "--checks", 0]
 
 
 def test_train_measure_compare_with_hardly_an_option(here):
@@ -68,7 +68,7 @@ def test_the_users_own_arrays(here):
 
 
 def test_searches_can_be_limited(here, checkpoint_path):
-    few = ["measure", "--model", checkpoint_path, "--limit", 6, "--norms", "l2", "--option"]
+    few = ["measure", "--model", checkpoint_path, "--checks", 0, "--limit", 6, "--norms", "l2", "--option"]
     quick = [*few, "nearest.effort=fast"]
     run(*quick, "--search-at", "hidden", "--out", "hidden.h5")
     assert [c.name for c in read(here / "hidden.h5").columns][-2:] == [

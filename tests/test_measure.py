@@ -16,6 +16,7 @@ from marginkit.margins import METHODS
 from marginkit.measure import measure, measure_file
 from marginkit.methods import configure_methods
 from marginkit.norms import NORMS
+from marginkit.subject import Loading
 from marginkit.table import read, write
 
 MEASURED = [name for name in METHODS if name != "exact"]  # which takes long, and has two columns a norm
@@ -158,13 +159,13 @@ def test_inputs_that_do_not_fit_the_model_are_refused(checkpoint_path, tmp_path)
 def test_bare_weights_are_measured_with_an_architecture(checkpoint_path, tmp_path):
     state = {f"module.{key}": value for key, value in load_checkpoint(checkpoint_path)[0].state.items()}
     torch.save(state, tmp_path / "weights.pt")
-    given = {"architecture": ("mlp", {"hidden": "24,16"}), "dataset": "digits", "limit": 3}
+    given = {"loading": Loading("mlp", {"hidden": "24,16"}), "dataset": "digits", "limit": 3}
     found, remarks = measure_file(tmp_path / "weights.pt", ["deepfool"], **given)
     expected, _ = measure_file(checkpoint_path, ["deepfool"], limit=3)
     np.testing.assert_array_equal(found["deepfool.l2"].distance, expected["deepfool.l2"].distance)
     assert remarks == ["took the prefix 'module.' off every weight's name"]
     with pytest.raises(UsageError, match="give --dataset too"):
-        measure_file(tmp_path / "weights.pt", ["deepfool"], architecture=("mlp", {}))
+        measure_file(tmp_path / "weights.pt", ["deepfool"], loading=Loading("mlp"))
 
 
 def test_inputs_are_hashed_wherever_they_are(digits):

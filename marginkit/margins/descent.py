@@ -48,7 +48,9 @@ def descend(
         found[active[over]] = point[over]
         if over.all() or size is None:
             break
-        (gradient,) = torch.autograd.grad(objective(scores, active).sum(), activations)
+        (gradient,) = torch.autograd.grad(
+            objective(scores, active).sum(), activations, materialize_grads=True
+        )
         active, delta, gradient = active[~over], delta[~over], gradient[~over]
         delta = delta - along(size * radius[active], direct(threat.norm, gradient))
         sides = (None, None) if low is None or high is None else (low[active], high[active])

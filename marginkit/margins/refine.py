@@ -100,7 +100,7 @@ def refine(
         if step == steps:
             break
         margin, _ = logit_margin(scores, y)
-        (gradient,) = torch.autograd.grad(margin.sum(), activations)
+        (gradient,) = torch.autograd.grad(margin.sum(), activations, materialize_grads=True)
         rise = margin.detach() + 2 * gap(scores.detach())
         change = _change(rise, -dot(gradient, delta), over, best.isinf(), heat)
         radius = torch.minimum(torch.minimum(radius, best) * change, best)

@@ -147,7 +147,7 @@ def _walk(model: nn.Module, x: Vectors, y: Labels, threat: Threat, linear: Linea
         if over.all():
             break
         margin = differences(scores, y[active], target[active].unsqueeze(1)).squeeze(1)
-        (gradient,) = torch.autograd.grad(margin.sum(), activations)
+        (gradient,) = torch.autograd.grad(margin.sum(), activations, materialize_grads=True)
         drop = (margin.detach() + 2 * gap(scores.detach()))[~over]
         active, here, gradient = active[~over], here[~over], gradient[~over]
     return witness

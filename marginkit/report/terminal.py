@@ -16,6 +16,7 @@ from marginkit.report.words import figures
 from marginkit.statistics.flags import Flag, table_flags
 from marginkit.statistics.groups import GroupComparison
 from marginkit.table import Column, MarginTable
+from marginkit.untrusted import printable
 
 
 def overview(comparison: Comparison) -> Iterator[RenderableType]:
@@ -92,6 +93,11 @@ def contents(table: MarginTable) -> Iterator[RenderableType]:
     """What is in a file: provenance, columns, brackets and flags."""
     yield from _provenance(table)
     yield from summary(table)
+    yield from doubts(table)
+
+
+def doubts(table: MarginTable) -> Iterator[RenderableType]:
+    """What to know before believing a table; nothing where there is no doubt."""
     yield from flags(list(table_flags(table, "the table")))
 
 
@@ -119,5 +125,5 @@ def _table(rows: Rows) -> Table:
     for i, heading in enumerate(rows.headings):
         table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
     for row in rows.rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     return table

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from marginkit.kinds import Kind, Status
+from marginkit.reliability.checks import verdicts
 from marginkit.statistics.brackets import Decided, limit
 from marginkit.statistics.columns import ColumnComparison
 from marginkit.statistics.layers import Faithfulness
@@ -36,6 +37,7 @@ def table_flags(table: MarginTable, label: str) -> Iterator[Flag]:
             share = float((column.status == status).sum()) / n
             if share > OFTEN or (share and status is Status.NONFINITE):
                 yield Flag(status.name.lower(), f"{label}: {column.name} is {status.name} on {share:.1%}.")
+    yield from (Flag(v.check, f"{label}: {v.text}") for v in verdicts(table.meta) if v.raised)
 
 
 def pair_flags(

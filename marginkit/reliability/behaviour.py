@@ -1,0 +1,56 @@
+"""Checks of what a model is, before any search: whether the same question has one answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.logits import Scores
+from marginkit.reliability.probe import Probe, share
+
+REPEATS = 4
+ALONE = 8  # samples that are also asked for one by one
+
+
+def randomised(p: Probe) -> float:
+    """Asks again."""
+    first = _scores(p, p.x)
+    return max(_change(first, _scores(p, p.x)) for _ in range(REPEATS))
+
+
+def batch_dependent(p: Probe) -> float:
+    """Asks one by one."""
+    alone = torch.cat([_scores(p, p.x[i : i + 1]) for i in range(min(ALONE, len(p.x)))])
+    return _change(_scores(p, p.x)[: len(alone)], alone)
+
+
+def batch_statistics(p: Probe) -> float:
+    """Looks at the layers, and at their buffers before and after a forward pass."""
+    before = {name: buffer.clone() for name, buffer in p.model.named_buffers()}
+    _scores(p, p.x)
+    changed = [
+        n for n, b in p.model.named_buffers() if not torch.equal(before[n].nan_to_num(), b.nan_to_num())
+    ]
+    return len(changed) + sum(_learns(module) for module in p.model.modules())
+
+
+def probabilities(p: Probe) -> float:
+    """Looks at the scores' range."""
+    scores = _scores(p, p.x)
+    return share(((scores >= 0) & (scores <= 1)).all(1))
+
+
+def _learns(module: nn.Module) -> bool:
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
+        return False
+    return module.training or getattr(module, "track_running_stats", None) is False
+
+
+def _scores(p: Probe, x: Tensor) -> Scores:
+    with torch.no_grad():
+        return p.model(x)  # type: ignore[no-any-return]
+
+
+def _change(a: Scores, b: Scores) -> float:
+    width = (a.amax(1) - a.amin(1)).clamp(min=torch.finfo(a.dtype).tiny)
+    return float(((a - b).abs().amax(1) / width).nan_to_num(nan=0.0).max())

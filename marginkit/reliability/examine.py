@@ -1,0 +1,160 @@
+"""Runs the checks on a few samples of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from marginkit.activations import evaluating
+from marginkit.data import Bounds, Data
+from marginkit.errors import UsageError
+from marginkit.kinds import Kind
+from marginkit.limits import FREE, Limits
+from marginkit.margins.peers import TorchAttack
+from marginkit.norms import NORMS
+from marginkit.reliability import behaviour, gradients, searches
+from marginkit.reliability.checks import KEY, Verdict
+from marginkit.reliability.probe import Probe, doubled
+from marginkit.statistics.brackets import LIMIT, ends, limit
+from marginkit.table import INPUT, Column, MarginTable
+from marginkit.types import Bracket, Method, Threat
+
+SAMPLES = 32
+NEARER = 0.8  # a search without gradients has to be nearer by a fifth to count
+Figure = float | Mapping[str, float]  # one, or one a norm or column
+
+PROBES: dict[str, Callable[[Probe], Figure]] = {
+    "randomised": behaviour.randomised,
+    "batch-dependent": behaviour.batch_dependent,
+    "batch-statistics": behaviour.batch_statistics,
+    "probabilities": behaviour.probabilities,
+    "no-gradient": gradients.no_gradient,
+    "misleading-gradient": gradients.misleading_gradient,
+    "optimistic-first-order": gradients.optimistic_first_order,
+    "gradient-free-wins": searches.gradient_free_wins,
+    "not-converged": searches.not_converged,
+    "unbounded-fails": searches.unbounded_fails,
+    "not-monotone": searches.not_monotone,
+    "eight-bit": searches.eight_bit,
+}
+
+
+def examine(
+    table: MarginTable,
+    model: nn.Module,
+    data: Data,
+    methods: Mapping[str, Method],
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    limits: Limits = FREE,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The checks' verdicts, as they are to stand in the table's meta; empty where nothing was checked.
+
+    Args:
+        table: what was measured, or part of it.
+        model, data, methods, bounds, limits, device: what it was measured with.
+        samples: how many correctly classified samples to look at, spread evenly over the table; 0 for no
+            checks.
+        seed: of everything random; the same seed gives the same verdicts.
+    """
+    if samples < 0:
+        raise UsageError(f"{samples} samples can't be checked: give 0 for no checks, or more")
+    chosen = _spread(np.flatnonzero(table.predicted == table.label), samples)
+    if not len(chosen):
+        return {}
+    model = model.to(device)
+    with evaluating(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            probe = _probe(table.rows(chosen), model, data, methods, bounds, limits, seed)
+            found = [_judged(name, check, probe) for name, check in PROBES.items()]
+        except Exception as error:  # whatever fails here, the measurement is worth more
+            found = [_failed(name, error) for name in PROBES]
+    return {KEY: {"samples": len(chosen), "seed": seed, "verdicts": [asdict(verdict) for verdict in found]}}
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """So many of the rows, evenly: data sets are often sorted by class."""
+    if len(rows) <= count:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if count else rows[:0]
+
+
+def _probe(
+    table: MarginTable,
+    model: nn.Module,
+    data: Data,
+    methods: Mapping[str, Method],
+    bounds: Bounds,
+    limits: Limits,
+    seed: int,
+) -> Probe:
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    x = data.inputs(table.index.tolist()).to(like)
+    y = torch.from_numpy(table.label.astype(np.int64)).to(like.device)
+    upper = [c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT and c.method in methods]
+    upper = [] if limits.subspace is not None else upper  # a subspace says nothing of all directions
+    known = {c.norm: ends(table, c.norm) for c in upper}
+    threats = {
+        norm: Threat(NORMS[norm], *bounds, limits.mask, limits.levels)
+        for norm in known or dict.fromkeys(column.norm for column in table.columns)
+    }
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(values, np.float64)).to(like.device)
+
+    found = {norm: tensor(e.upper) for norm, e in known.items()}
+    effort = {c.name: doubled(methods[c.method]) for c in upper}
+    again = {c.name: m(model, x, y, threats[c.norm]) for c in upper if (m := effort[c.name])}
+    return Probe(
+        model, x, y, threats,
+        searches={c.method: methods[c.method] for c in upper},
+        found=found,
+        claimed={n: _claimed(d, [c for c in upper if c.norm == n], methods) for n, d in found.items()},
+        before={c.name: tensor(c.distance) for c in upper},
+        again={name: answer for name, answer in again.items() if isinstance(answer, Bracket)},
+        seed=seed,
+    )  # fmt: skip
+
+
+def _claimed(found: Tensor, columns: Sequence[Column], methods: Mapping[str, Method]) -> Tensor:
+    """Searches claim what is nearer by a fifth; attacks at radii, the largest at which they failed.
+
+    Attacks of torchattacks do not say how far they look: their failures claim nothing.
+    """
+    own = [column for column in columns if not isinstance(methods[column.method], TorchAttack)]
+    if any(limit(column) is None for column in own):
+        return NEARER * found
+    radii = sorted({float(eps) for column in own for eps in np.atleast_1d(column.options[LIMIT])})
+    failed = [torch.where(found > radius, radius, 0.0) for radius in radii]
+    return torch.stack(failed).amax(0) if failed else torch.zeros_like(found)
+
+
+def _judged(name: str, check: Callable[[Probe], Figure], probe: Probe) -> Verdict:
+    """The largest figure counts. A check that fails says so: the measurement is worth more than it."""
+    if name not in BEFORE_ANY_SEARCH and not probe.found:
+        return Verdict.of(name, None, note="no search at the input was measured")
+    try:
+        figure = check(probe)
+    except Exception as error:  # a model's own may be anything
+        return _failed(name, error)
+    if not isinstance(figure, Mapping):
+        return Verdict.of(name, figure)
+    known = {where: value for where, value in figure.items() if value == value}
+    where = max(known, key=lambda key: known[key], default="")
+    return Verdict.of(name, known.get(where), where)
+
+
+def _failed(name: str, error: Exception) -> Verdict:
+    return Verdict.of(name, None, note=f"failed: {str(error).partition(chr(10))[0] or type(error).__name__}")
+
+
+BEFORE_ANY_SEARCH = ("randomised", "batch-dependent", "batch-statistics", "probabilities", "no-gradient")
