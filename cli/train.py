@@ -35,7 +35,8 @@ from .output import bars, show
     "--loss",
     default="large-margin",
     show_default=True,
-    help="large-margin, cross-entropy, hinge, certified or lipschitz-margin.",
+    help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
+    "lipschitz-margin.",
 )
 @click.option(
     "--loss-option",
