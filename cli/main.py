@@ -10,6 +10,7 @@ from marginkit.errors import MarginkitError
 
 from .compare import compare
 from .demo import demo
+from .evaluate import evaluate
 from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
@@ -57,5 +58,5 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, compare, show, export, demo, methods, datasets):
+for command in (train, evaluate, measure, compare, show, export, demo, methods, datasets):
     main.add_command(command)

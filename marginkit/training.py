@@ -26,6 +26,7 @@ from marginkit.norms import L2
 from marginkit.options import choose, configure
 from marginkit.progress import Track, silent
 from marginkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from marginkit.regimes import augmented, limited
 from marginkit.types import Threat
 from marginkit.versions import versions
 
@@ -75,6 +76,7 @@ def train(
         raise MarginkitError(
             f"every label of {data.name} is {present[0]}: training needs at least two classes"
         )
+    data, regime = limited(data, recipe.fraction, recipe.label_noise, recipe.seed)
     run = _Run(data, Path(out), recipe, torch.device(device), workers, track)
     with _seeded(recipe.seed, 0, run.device):
         model = configure(
@@ -86,6 +88,7 @@ def train(
         "loss_options": asdict(objective),  # type: ignore[call-overload]
         "recipe": asdict(recipe),
         "versions": versions(),
+        "regime": regime,
     }
     start = Checkpoint(
         state={},
@@ -152,11 +155,12 @@ class _Run:
                 share = (epoch + step / steps) / recipe.epochs
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
             optimizer.zero_grad(set_to_none=True)
-            x, y = x.to(self.device), y.to(self.device)
+            x, y = augmented(x, recipe.augment).to(self.device), y.to(self.device)
             if recipe.noise:
                 x = x + recipe.noise * torch.randn_like(x)
             now = loss.at((epoch + step / steps) / recipe.epochs) if isinstance(loss, Scheduled) else loss
-            value = now(model, x, y)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.amp):
+                value = now(model, x, y)
             value.backward()  # type: ignore[no-untyped-call]
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
