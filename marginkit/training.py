@@ -59,7 +59,7 @@ def train(
         data: the training split.
         out: where the best checkpoint goes; `.pt` or `.safetensors`.
         architecture, architecture_options: a name from ARCHITECTURES, and its options.
-        loss, loss_options: a name from LOSSES, and its options.
+        loss, loss_options: a name from LOSSES, and its options; `bounds` are its box where it has one.
         recipe: how to train.
         bounds: the box the inputs live in, kept in the checkpoint.
         device: where to train.
@@ -82,7 +82,7 @@ def train(
         model = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
         )(data.shape, data.classes).to(run.device)
-    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", loss_options or {})
+    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", _boxed(loss, bounds, loss_options))
     record = {
         "loss": loss,
         "loss_options": asdict(objective),  # type: ignore[call-overload]
@@ -231,6 +231,13 @@ def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> f
     """Accuracy on the test split of the data set, or None where it has none of its own."""
     data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
     return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
+
+
+def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A loss that knows a box takes the data's, unless the options say otherwise."""
+    box = dict(zip(("low", "high"), bounds, strict=True))
+    known = {f.name for f in fields(choose(LOSSES, "loss", loss))}  # type: ignore[arg-type]
+    return {name: end for name, end in box.items() if name in known} | dict(options or {})
 
 
 @contextmanager
