@@ -42,6 +42,7 @@ def evaluate(
     verbose: bool,
 ) -> None:
     """Tell a model's accuracy on the test split, also under Gaussian noise."""
+    from marginkit.artifacts import located
     from marginkit.data import Source
     from marginkit.evaluation import evaluate_file
 
@@ -50,7 +51,7 @@ def evaluate(
     except ValueError:
         raise click.UsageError(f"--noise {noise}: expected numbers with commas between") from None
     found = evaluate_file(
-        model,
+        located(model, ".pt"),
         sigmas,
         dataset=dataset,
         source=Source(root=data_root, download=download, image_size=image_size),

@@ -120,6 +120,7 @@ def measure(
     verbose: bool,
 ) -> None:
     """Measure a model's margins, sample by sample, into an HDF5 file."""
+    from marginkit.artifacts import located
     from marginkit.data import Source
     from marginkit.files import require_absent
     from marginkit.measure import measure_file
@@ -128,7 +129,7 @@ def measure(
 
     require_absent(out, overwrite)
     table, remarks = measure_file(
-        model,
+        located(model, ".pt"),
         methods,
         norms,
         layers=layers,

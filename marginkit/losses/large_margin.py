@@ -155,7 +155,7 @@ class LargeMargin:
     steps: int = 3
     low: float | None = None
     high: float | None = None
-    cross_entropy: float = 1.0
+    cross_entropy: float = 4.0
     warm_up: float = 0.1
 
     def at(self, share: float) -> LargeMargin | CrossEntropy:
