@@ -10,6 +10,7 @@ from marginkit.errors import MarginkitError
 
 from .compare import compare
 from .demo import demo
+from .evaluate import evaluate
 from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
@@ -62,5 +63,6 @@ def main(debug: bool) -> None:
     """
 
 
-for command in (train, measure, merge, tighten, compare, show, export, demo, methods, datasets):
+commands = (train, evaluate, measure, merge, tighten, compare, show, export, demo, methods, datasets)
+for command in commands:
     main.add_command(command)

@@ -163,6 +163,7 @@ def measure(
 
     Under torchrun, all processes share the work. Exits with 5 where a method failed on some samples.
     """
+    from marginkit.artifacts import located
     from marginkit.data import Source
     from marginkit.measure import measure_file
     from marginkit.plan import shard
@@ -175,7 +176,7 @@ def measure(
     quiet = quiet or not speaks()
     with meters(quiet) as tell:
         table, remarks = measure_file(
-            model,
+            located(model, ".pt"),
             methods,
             norms,
             layers=layers,

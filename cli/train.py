@@ -11,6 +11,7 @@ from .options import (
     Bounds,
     assignment,
     data_options,
+    names,
     output_options,
     run_options,
     write_json,
@@ -35,7 +36,8 @@ from .output import bars, show, speaks
     "--loss",
     default="large-margin",
     show_default=True,
-    help="large-margin, cross-entropy, hinge, certified or lipschitz-margin.",
+    help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
+    "lipschitz-margin.",
 )
 @click.option(
     "--loss-option",
@@ -56,6 +58,17 @@ from .output import bars, show, speaks
 @click.option(
     "--noise", type=float, default=0.0, show_default=True, help="Gaussian noise on inputs, for smoothing."
 )
+@click.option("--fraction", type=float, default=1.0, show_default=True, help="Train on a stratified part.")
+@click.option(
+    "--label-noise", type=float, default=0.0, show_default=True, help="Flip this share of the labels."
+)
+@click.option(
+    "--augment",
+    metavar="NAMES",
+    callback=lambda ctx, param, text: names(text) if text else (),
+    help="Of images: shift, flip, crop.",
+)
+@click.option("--amp", is_flag=True, help="Forward passes in bfloat16: faster on recent GPUs.")
 @click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
@@ -125,6 +138,8 @@ def train(
     lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]
     if verbose:
         lines += [
-            f"{option}: {value}" for option, value in checkpoint.training.items() if option != "history"
+            f"{option}: {value}"
+            for option, value in checkpoint.training.items()
+            if option not in ("history", "regime")
         ]
     show([f"wrote {out}", *lines], quiet or str(json_file) == "-")

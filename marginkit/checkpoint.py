@@ -166,9 +166,10 @@ def refuse_state(path: Path, state: Any) -> None:
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a table of measurements keeps of a checkpoint: all but weights and the epochs' metrics."""
+    """What a table of measurements keeps of a checkpoint: all but weights, metrics and lists of samples."""
     kept = ("architecture", "options", "shape", "classes", "bounds", "dataset")
-    training = {key: value for key, value in checkpoint.training.items() if key != "history"}
+    lists = ("history", "regime")
+    training = {key: value for key, value in checkpoint.training.items() if key not in lists}
     return {name: getattr(checkpoint, name) for name in kept} | {"training": training}
 
 

@@ -84,6 +84,20 @@ class Ranks:
 ALONE = Ranks()
 
 
+def gathered(rows: Tensor) -> Tensor:
+    """The rows of all processes, one process after the other: [n, ...] of each, n as it may differ."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return rows
+    world = distributed.get_world_size()
+    sizes = [torch.tensor(0, device=rows.device) for _ in range(world)]
+    distributed.all_gather(sizes, torch.tensor(len(rows), device=rows.device))
+    most = max(map(int, sizes))
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    found = [torch.empty_like(padded) for _ in range(world)]
+    distributed.all_gather(found, padded)
+    return torch.cat([part[: int(size)] for part, size in zip(found, sizes, strict=True)])
+
+
 @contextmanager
 def processes(backend: str = "gloo") -> Iterator[Ranks]:
     """All that torchrun started, joined in a process group; or this one alone.

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from marginkit.errors import MarginkitError
+from marginkit.regimes import Augmentation
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda parameters, recipe: torch.optim.Adam(
@@ -46,6 +47,10 @@ class Recipe:
         schedule: of the learning rate, a name from SCHEDULES.
         clip: the length at which the gradient of all parameters together is cut; None for never.
         noise: standard deviation of Gaussian noise on training inputs, in raw units: for `smoothing`.
+        fraction: of the training split to use, each class's share kept.
+        label_noise: share of these samples that get a wrong label, held-out ones among them.
+        augment: what to do to each training image, anew in every epoch: `shift`, `flip`, `crop`.
+        amp: forward passes in bfloat16 where that is precise enough; weights and losses stay float32.
         validation: the share of the training split held out to choose the best epoch by; 0 keeps the last.
         seed: of everything random.
     """
@@ -59,6 +64,10 @@ class Recipe:
     schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
     clip: float | None = 1.0
     noise: float = 0.0
+    fraction: float = 1.0
+    label_noise: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
+    amp: bool = False
     validation: float = 0.1
     seed: int = 0
 
@@ -71,3 +80,8 @@ class Recipe:
             )
         if not 0 <= self.validation < 1:
             raise MarginkitError(f"the validation share is {self.validation}; expected 0 <= share < 1")
+        if not (0 < self.fraction <= 1 and 0 <= self.label_noise <= 1):
+            raise MarginkitError(
+                f"fraction {self.fraction}, label noise {self.label_noise}: expected 0 < fraction <= 1 and"
+                " 0 <= noise <= 1"
+            )

@@ -28,6 +28,7 @@ from marginkit.parallel import Shared, shared_objective
 from marginkit.processes import ALONE, Ranks
 from marginkit.progress import Track, silent
 from marginkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from marginkit.regimes import augmented, limited
 from marginkit.types import Threat
 from marginkit.versions import versions
 
@@ -61,7 +62,7 @@ def train(
         data: the training split.
         out: where the best checkpoint goes; `.pt` or `.safetensors`.
         architecture, architecture_options: a name from ARCHITECTURES, and its options.
-        loss, loss_options: a name from LOSSES, and its options.
+        loss, loss_options: a name from LOSSES, and its options; `bounds` are its box where it has one.
         recipe: how to train.
         bounds: the box the inputs live in, kept in the checkpoint.
         device: where to train.
@@ -79,18 +80,20 @@ def train(
         raise MarginkitError(
             f"every label of {data.name} is {present[0]}: training needs at least two classes"
         )
+    data, regime = limited(data, recipe.fraction, recipe.label_noise, recipe.seed)
     device = torch.device(ranks.device(str(device)))
     run = _Run(data, Path(out), recipe, device, workers, track if ranks.first else silent, ranks)
     with _seeded(recipe.seed, 0, run.device):
         model = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
         )(data.shape, data.classes).to(run.device)
-    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", loss_options or {})
+    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", _boxed(loss, bounds, loss_options))
     record = {
         "loss": loss,
         "loss_options": asdict(objective),  # type: ignore[call-overload]
         "recipe": asdict(recipe),
         "versions": versions(),
+        "regime": regime,
     }
     start = Checkpoint(
         state={},
@@ -176,11 +179,12 @@ class _Run:
                 share = (epoch + step / steps) / recipe.epochs
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
             optimizer.zero_grad(set_to_none=True)
-            x, y = x.to(self.device), y.to(self.device)
+            x, y = augmented(x, recipe.augment).to(self.device), y.to(self.device)
             if recipe.noise:
                 x = x + recipe.noise * torch.randn_like(x)
             now = loss.at((epoch + step / steps) / recipe.epochs) if isinstance(loss, Scheduled) else loss
-            value = shared(now, x, y)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.amp):
+                value = shared(now, x, y)
             whole = min(recipe.batch_size, len(order) - step * recipe.batch_size)
             scaled = value * (len(y) * self.ranks.world / whole)
             scaled.backward()  # type: ignore[no-untyped-call]  # DDP averages over processes
@@ -258,6 +262,13 @@ def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> f
     """Accuracy on the test split of the data set, or None where it has none of its own."""
     data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
     return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
+
+
+def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A loss that knows a box takes the data's, unless the options say otherwise."""
+    box = dict(zip(("low", "high"), bounds, strict=True))
+    known = {f.name for f in fields(choose(LOSSES, "loss", loss))}  # type: ignore[arg-type]
+    return {name: end for name, end in box.items() if name in known} | dict(options or {})
 
 
 @contextmanager

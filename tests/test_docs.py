@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from argparse import Namespace
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from marginkit.activations import capture
 from marginkit.data import Source, load
+from marginkit.losses import LOSSES
 from marginkit.measure import measure_file
 from marginkit.methods import configure_methods
 from marginkit.norms import L2
@@ -107,13 +109,18 @@ def test_the_readme_has_the_commands_that_ci_runs():
 
 
 def test_every_option_of_the_loss_is_documented():
-    from dataclasses import fields
-
     from marginkit.losses.large_margin import LargeMargin
 
     text = (ROOT / "docs/training.md").read_text()
     for field in fields(LargeMargin):
         assert f"| `{field.name}` |" in text
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_and_its_options_are_documented(name):
+    text = (ROOT / "docs/training.md").read_text()
+    assert f"`{name}`" in text
+    assert all(f"`{field.name}`" in text for field in fields(LOSSES[name]))
 
 
 def test_every_doubt_is_documented():

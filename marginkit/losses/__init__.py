@@ -6,11 +6,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.logits import Labels
+from marginkit.losses.adversarial import Adversarial
 from marginkit.losses.certified import Certified
 from marginkit.losses.cross_entropy import CrossEntropy
+from marginkit.losses.gradient_penalty import GradientPenalty
 from marginkit.losses.hinge import Hinge
 from marginkit.losses.large_margin import LargeMargin
 from marginkit.losses.lipschitz_margin import LipschitzMargin
+from marginkit.losses.mma import MaxMargin
+from marginkit.losses.trades import Trades
 from marginkit.norms import Vectors
 
 
@@ -36,6 +40,10 @@ LOSSES: dict[str, type[Loss]] = {
     "cross-entropy": CrossEntropy,
     "hinge": Hinge,
     "large-margin": LargeMargin,
+    "adversarial": Adversarial,
+    "trades": Trades,
+    "mma": MaxMargin,
+    "gradient-penalty": GradientPenalty,
     "certified": Certified,
     "lipschitz-margin": LipschitzMargin,
 }

@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from marginkit.activations import capture, resolve_layers
 from marginkit.errors import MarginkitError
 from marginkit.logits import Labels, check_scores, differences, gradients, rivals
+from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.second_order import require_double_backward, require_eager
-from marginkit.norms import NORMS, Vectors
+from marginkit.losses.tangent import toward_boundary
+from marginkit.norms import NORMS, Vectors, dot
+from marginkit.processes import gathered
+from marginkit.types import Threat
 
 Aggregate = Literal["min", "sum", "mean"]
+Gamma = float | Sequence[float] | Literal["auto"]
 
 
 def large_margin(
@@ -26,13 +31,15 @@ def large_margin(
     activations: Sequence[Tensor],
     *,
     norm: str = "l2",
-    gamma: float | Sequence[float] = 1.0,
+    gamma: Gamma = 1.0,
+    reach: float = 1.5,
     alpha: float = 4.0,
     top_k: int | None = 1,
     aggregate: Aggregate = "min",
     layer_weights: Literal["numel"] | Sequence[float] | None = None,
     differentiate_norm: bool = False,
     epsilon: float = 1e-6,
+    moved: Sequence[Tensor] | None = None,
 ) -> Float[Tensor, ""]:
     """The large-margin loss of given scores and the activations they were computed from.
 
@@ -43,12 +50,19 @@ def large_margin(
     Reference: Elsayed et al., arXiv 1803.05598, and the authors' `margin_loss.py` (which clips after
     taking the minimum; equal, as clipping is monotone).
 
+    Where the scores were computed at another point than the one whose distance is wanted, `moved` says how
+    far each activation is from there: d is then the distance to the boundary's tangent plane at that point,
+    (D_i - <grad D_i, moved>) / |grad D_i|_q.
+
     Args:
         scores: what is compared: logits, or probabilities as in the authors' code.
         y: labels.
         activations: tensors [n, ...] in the graph of `scores`, one a layer; may include the input.
         norm: of distances, `l1`, `l2` or `linf`.
-        gamma: the distance beyond which nothing is gained; one number, or one a layer.
+        gamma: the distance beyond which nothing is gained; one number, or one a layer. `auto` measures each
+            layer's distances in units of its gamma, `reach` times the batch's median distance of the samples
+            classified right.
+        reach: for `auto`.
         alpha: distances below gamma (1 - alpha) cost no more: badly wrong samples are left alone.
         top_k: rivals, those of largest score; None for all.
         aggregate: over rivals: `min` counts the nearest boundary only, `sum` and `mean` all of them.
@@ -56,6 +70,7 @@ def large_margin(
         differentiate_norm: differentiate the gradient's norm as well (exact, needs double backward); by
             default it is a constant in backprop.
         epsilon: added to the norm.
+        moved: for each activation, its displacement from the point whose distance is wanted; None for 0.
 
     Raises:
         MarginkitError: top_k exceeds the rivals there are, or gamma and layer_weights do not fit the layers.
@@ -66,25 +81,41 @@ def large_margin(
         raise MarginkitError(
             f"top_k is {top_k}, but there are {classes - 1} rivals: give 1 to {classes - 1}, or None for all"
         )
-    gammas = _per_layer("gamma", gamma, activations)
     weights = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
     weights = _per_layer("layer_weights", 1.0 if weights is None else weights, activations)
 
     difference = differences(scores, y, rivals(scores, y, top_k))
     dual = NORMS[norm].dual
-    lengths = [
-        torch.stack([dual.length(g) for g in grads], 1)
-        for grads in gradients(difference, activations, differentiable=differentiate_norm, keep_graph=True)
-    ]
+    lengths, drops = [], []
+    for k, grads in enumerate(
+        gradients(difference, activations, differentiable=differentiate_norm, keep_graph=True)
+    ):
+        lengths.append(torch.stack([dual.length(g) for g in grads], 1))
+        drop = difference[:, k, None].expand(-1, len(grads))
+        if moved is not None:
+            drop = drop - torch.stack([dot(g, m) for g, m in zip(grads, moved, strict=True)], 1)
+        drops.append(drop)
     length = torch.stack(lengths, 1)  # [n, k, layers]
     if differentiate_norm:
         require_double_backward(length)
-    distance = difference.unsqueeze(2) / (length / scores.new_tensor(weights) + epsilon)
-    upper = scores.new_tensor(gammas)
+    distance = torch.stack(drops, 1) / (length / scores.new_tensor(weights) + epsilon)
+    if gamma == "auto":
+        distance, gamma = distance / typical(distance, reach), 1.0
+    upper = scores.new_tensor(_per_layer("gamma", gamma, activations))
     cost = -torch.minimum(torch.maximum(distance, upper * (1 - alpha)), upper)
     if aggregate == "min":
         return cost.amax(1).mean()
     return cost.mean() * (cost.shape[1] if aggregate == "sum" else 1)
+
+
+def typical(distance: Float[Tensor, "n k layers"], reach: float) -> Float[Tensor, "layers"]:
+    """`reach` times the median distance of the samples right at that layer; 1 where none is. A constant.
+
+    Of the whole batch, where several processes have a share of it each.
+    """
+    nearest = gathered(distance.detach().amin(1))
+    median = torch.where(nearest > 0, nearest, torch.nan).nanmedian(0).values
+    return torch.where(median > 0, reach * median, 1.0)
 
 
 @dataclass(frozen=True)
@@ -97,18 +128,27 @@ class LargeMargin:
     others': distances behind a BatchNorm layer are approximate in training (1-43 % in the norm, measured
     on batches of 8). Measured margins are not concerned: they are taken in eval mode.
 
+    With `steps` the boundary is linearised not at the input but where so many Newton steps towards it lead,
+    and distances are those to its tangent plane there: nearer to the distances really found, and lowering
+    the loss moves the boundary itself. 0 is the paper's loss. Beside it stands cross-entropy, alone for a
+    share of training.
+
     Attributes:
         layers: module names, `input`, `hidden` or `all`.
         score: compare logits, or the softmax probabilities of the authors' code, with which gamma is
             not a distance in pixels.
+        steps: towards the boundary before it is linearised.
+        low, high: the box that these steps stay in; None for none.
         cross_entropy: weight of the cross-entropy added.
-        norm, gamma, alpha, top_k, aggregate, layer_weights, differentiate_norm, epsilon: as in
+        warm_up: the share of training with cross-entropy alone; none where that has no weight.
+        norm, gamma, reach, alpha, top_k, aggregate, layer_weights, differentiate_norm, epsilon: as in
             `large_margin`.
     """
 
     layers: tuple[str, ...] = ("all",)
     norm: Literal["l1", "l2", "linf"] = "l2"
-    gamma: float | tuple[float, ...] = 1.0
+    gamma: float | tuple[float, ...] | Literal["auto"] = "auto"
+    reach: float = 1.5
     alpha: float = 4.0
     top_k: int | None = 1
     score: Literal["prob", "logit"] = "logit"
@@ -116,7 +156,15 @@ class LargeMargin:
     layer_weights: Literal["numel"] | tuple[float, ...] | None = None
     differentiate_norm: bool = False
     epsilon: float = 1e-6
-    cross_entropy: float = 0.0
+    steps: int = 3
+    low: float | None = None
+    high: float | None = None
+    cross_entropy: float = 4.0
+    warm_up: float = 0.1
+
+    def at(self, share: float) -> LargeMargin | CrossEntropy:
+        """The loss when this share of training is done."""
+        return CrossEntropy() if self.cross_entropy and share < self.warm_up else self
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`.
@@ -127,21 +175,40 @@ class LargeMargin:
         """
         if self.differentiate_norm:
             require_eager(model)
-        logits, activations = capture(model, x, resolve_layers(model, self.layers))
+        layers = resolve_layers(model, self.layers)
+        clean, here = capture(model, x, layers)
+        logits, activations, moved = clean, here, None
+        if self.steps:
+            check_scores(clean, y)
+            logits, activations = capture(model, self._ahead(model, x, y), layers)
+            moved = [(h - before).detach() for h, before in zip(activations, here, strict=True)]
         loss = large_margin(
             logits.softmax(1) if self.score == "prob" else logits,
             y,
             activations,
             norm=self.norm,
             gamma=self.gamma,
+            reach=self.reach,
             alpha=self.alpha,
             top_k=self.top_k,
             aggregate=self.aggregate,
             layer_weights=self.layer_weights,
             differentiate_norm=self.differentiate_norm,
             epsilon=self.epsilon,
+            moved=moved,
         )
-        return loss + self.cross_entropy * F.cross_entropy(logits, y) if self.cross_entropy else loss
+        return loss + self.cross_entropy * F.cross_entropy(clean, y) if self.cross_entropy else loss
+
+    def _ahead(self, model: nn.Module, x: Vectors, y: Labels) -> Vectors:
+        """Towards the boundary, no farther than where distances at the first layer stop to count."""
+        first = self.gamma[0] if isinstance(self.gamma, tuple) else self.gamma
+
+        def limit(distance: Float[Tensor, "n"]) -> float | Tensor:
+            unknown = first == "auto" or self.score == "prob"
+            return typical(distance.view(-1, 1, 1), self.reach) if unknown else float(first)
+
+        threat = Threat(NORMS[self.norm], self.low, self.high)
+        return toward_boundary(model, x, y, threat, self.steps, limit)
 
 
 def _per_layer(name: str, value: float | Sequence[float], activations: Sequence[Tensor]) -> list[float]:

@@ -16,6 +16,7 @@ from marginkit.report import rows as of
 from marginkit.report.charts import Chart, of_comparison, of_study
 from marginkit.report.drawing import script, theme
 from marginkit.report.gallery import gallery
+from marginkit.report.group_rows import of_groups
 from marginkit.report.rows import Rows
 from marginkit.report.study import Study
 from marginkit.report.words import group_sentences, sentences, verdict
@@ -75,7 +76,7 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
             for c in study.comparisons
         ],
         "groups": [
-            {"c": g, "sentences": list(group_sentences(g)), "tables": list(of.of_groups(g))}
+            {"c": g, "sentences": list(group_sentences(g)), "tables": list(of_groups(g))}
             for g in study.groups
         ],
         "provenance": {

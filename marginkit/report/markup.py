@@ -7,6 +7,7 @@ from pathlib import Path
 
 from marginkit.files import replacing
 from marginkit.report import rows as of
+from marginkit.report.group_rows import of_groups
 from marginkit.report.rows import Rows
 from marginkit.report.study import Study
 from marginkit.report.words import group_sentences, sentences
@@ -36,7 +37,7 @@ def _tables(study: Study) -> Iterator[tuple[str, Rows]]:
         for rows in (*of.of_comparison(c), *of.in_depth(c)):
             yield f"{c.other} (B) against {c.baseline} (A)", rows
     for g in study.groups:
-        yield from ((f"{g.other} (B) against {g.baseline} (A)", rows) for rows in of.of_groups(g))
+        yield from ((f"{g.other} (B) against {g.baseline} (A)", rows) for rows in of_groups(g))
 
 
 def _markdown(study: Study) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from marginkit.artifacts import located
 from marginkit.compare import Comparison, Settings, compare_all
 from marginkit.statistics.flags import Flag, table_flags
 from marginkit.statistics.groups import GroupComparison, compare_groups
@@ -28,7 +29,7 @@ class Study:
     @staticmethod
     def of_files(paths: Sequence[Path], settings: Settings) -> Study:
         """Compares every file with the first; one file given twice is two."""
-        tables = [read(path) for path in paths]
+        tables = [read(located(path)) for path in paths]
         labels = _labels(paths)
         return Study.of_tables(dict(zip(labels, tables, strict=True)), settings)
 
@@ -41,7 +42,9 @@ class Study:
     def of_groups(paths: Mapping[str, Sequence[Path]], settings: Settings) -> Study:
         """Compares every group of files with the first."""
         labels = iter(_labels([path for files in paths.values() for path in files]))
-        tables = {name: {next(labels): read(path) for path in files} for name, files in paths.items()}
+        tables = {
+            name: {next(labels): read(located(path)) for path in files} for name, files in paths.items()
+        }
         found = compare_groups(tables, settings.taus, settings.radii, settings.seed)
         return Study({f: t for members in tables.values() for f, t in members.items()}, groups=tuple(found))
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from marginkit.compare import Comparison
 from marginkit.kinds import Status
 from marginkit.report import rows as of
+from marginkit.report.group_rows import of_groups
 from marginkit.report.rows import Rows, number
 from marginkit.report.words import figures
 from marginkit.statistics.flags import Flag, table_flags
@@ -44,7 +45,7 @@ def group_overview(c: GroupComparison) -> Iterator[RenderableType]:
     for letter, name, files, right in zip("AB", (c.baseline, c.other), c.files, c.accuracy, strict=True):
         yield f"{letter}: {name}, {len(files)} models, accuracy {np.mean(right):.2%}: {', '.join(files)}"
     yield f"{c.n} samples in all"
-    for rows in of.of_groups(c):
+    for rows in of_groups(c):
         yield from _shown(rows)
 
 

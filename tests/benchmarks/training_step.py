@@ -16,13 +16,20 @@ from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.large_margin import LargeMargin
 from marginkit.models import ARCHITECTURES
 
+
+def paper(**options: object) -> LargeMargin:
+    """The loss as published."""
+    return LargeMargin(**{"gamma": 1.0, "steps": 0, "cross_entropy": 0.0, **options})  # type: ignore[arg-type]
+
+
 LOSSES: dict[str, Loss] = {
     "cross-entropy": CrossEntropy(),
-    "top-1, constant norm": LargeMargin(),
-    "top-1, constant norm, input only": LargeMargin(layers=("input",)),
-    "9 rivals, constant norm": LargeMargin(top_k=None, aggregate="sum"),
-    "top-1, differentiated norm": LargeMargin(differentiate_norm=True),
-    "9 rivals, differentiated norm": LargeMargin(top_k=None, aggregate="sum", differentiate_norm=True),
+    "top-1, constant norm": paper(),
+    "top-1, constant norm, input only": paper(layers=("input",)),
+    "9 rivals, constant norm": paper(top_k=None, aggregate="sum"),
+    "top-1, differentiated norm": paper(differentiate_norm=True),
+    "the defaults": LargeMargin(low=0.0, high=1.0),
+    "9 rivals, differentiated norm": paper(top_k=None, aggregate="sum", differentiate_norm=True),
 }
 
 

@@ -1,0 +1,1 @@
+"""Models and tables to compare with: data, installed as `marginkit_artifacts`."""

@@ -1,0 +1,42 @@
+"""Input-gradient regularisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.activations import INPUT, capture
+from marginkit.logits import Labels
+from marginkit.losses.second_order import require_double_backward, require_eager
+from marginkit.norms import NORMS, Vectors
+
+
+@dataclass(frozen=True)
+class GradientPenalty:
+    """Cross-entropy + weight |grad_x cross-entropy|_q^2, q dual to the norm (arXiv 1711.09404 for L2).
+
+    Attributes:
+        weight: of the penalty.
+        norm: of the distances that the penalty is for.
+    """
+
+    weight: float = 0.1
+    norm: Literal["l1", "l2", "linf"] = "l2"
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
+        """The loss of a batch, ready for `backward()`.
+
+        Raises:
+            MarginkitError: the model is compiled, or has an operation that can't be differentiated twice.
+        """
+        require_eager(model)
+        scores, activations = capture(model, x, (INPUT,))
+        each = F.cross_entropy(scores, y, reduction="none")
+        (gradient,) = torch.autograd.grad(each.sum(), activations, create_graph=True)
+        require_double_backward(gradient)
+        return each.mean() + self.weight * NORMS[self.norm].dual.length(gradient).square().mean()

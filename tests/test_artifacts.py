@@ -1,0 +1,97 @@
+"""What is kept in artifacts/: found by name, comparable, and what the code makes."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from marginkit_cli.main import main
+
+from marginkit.artifacts import available, located
+from marginkit.checkpoint import load as load_checkpoint
+from marginkit.data import load
+from marginkit.errors import UsageError
+from marginkit.evaluation import noise_accuracy
+from marginkit.measure import measure_file
+from marginkit.table import read, write
+
+ROOT = Path(__file__).parent.parent
+SEARCHED = 40
+
+
+@pytest.fixture(scope="module")
+def make():
+    return runpy.run_path(str(ROOT / "artifacts/make.py"))
+
+
+def test_every_model_has_its_table_and_the_other_way_round(make):
+    assert available(".pt").keys() == available(".h5").keys()
+    digits = {name.removeprefix("digits/") for name in available() if name.startswith("digits/")}
+    assert digits == set(make["ways"](0.0))
+
+
+def test_checkpoints_are_small():
+    sizes = [path.stat().st_size for path in available(".pt").values()]
+    assert max(sizes) <= 1_000_000
+    assert sum(sizes) <= 10_000_000
+
+
+def test_other_paths_are_themselves_and_unknown_names_list_what_there_is():
+    assert located("some/mine.h5") == Path("some/mine.h5")
+    assert located("artifact:digits/hinge").name == "hinge.h5"
+    assert located("artifact:digits/hinge", ".pt").name == "hinge.pt"
+    for name in ("digits/nothing", "../digits/hinge", "digits/hinge.h5"):
+        with pytest.raises(UsageError, match=f"no artifact '{name}'; there are digits/adv"):
+            located(f"artifact:{name}")
+
+
+def test_a_model_is_compared_with_an_artifact_by_name(tmp_path, checkpoint_path):
+    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], limit=20)
+    write(table, tmp_path / "mine.h5")
+    arguments = ["compare", str(tmp_path / "mine.h5"), "--baseline", "artifact:digits/cross-entropy"]
+    done = CliRunner().invoke(main, [*arguments, "--json", "-"])
+    assert done.exit_code == 0, done.output
+    (comparison,) = json.loads(done.stdout)["comparisons"]
+    assert comparison["baseline"] == "artifact:digits/cross-entropy"
+    wrong = CliRunner().invoke(main, ["compare", str(tmp_path / "mine.h5"), "artifact:digits/none"])
+    assert wrong.exit_code == 2
+    assert "no artifact 'digits/none'" in wrong.output
+
+
+@pytest.mark.parametrize("way", ["cross-entropy", "large-margin", "adversarial"])
+def test_measuring_a_kept_digits_model_gives_the_kept_distances(way):
+    """But for the last digits, which are the processor's."""
+    kept = read(located(f"artifact:digits/{way}"))
+    model = located(f"artifact:digits/{way}", ".pt")
+    anew, _ = measure_file(
+        model, ["first_order", "nearest", "crown"], options={"crown": {"ascents": 0}}, limit=SEARCHED
+    )
+    assert (anew.predicted == kept.predicted[:SEARCHED]).all()
+    assert len(anew.columns) >= 10
+    for column in anew.columns:
+        expected = kept[column.name].distance[:SEARCHED]
+        same = np.isclose(column.distance, expected, rtol=1e-3, atol=1e-5)
+        assert same.mean() > 0.95, column.name  # a search may take another path on another processor
+    proved = kept["exact.l2.lower"].distance[:SEARCHED]
+    assert (proved <= anew["nearest.l2"].distance * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("way", ["cross-entropy", "large-margin"])
+def test_training_a_digits_model_anew_gives_the_kept_one(make, way, tmp_path):
+    """Training amplifies rounding: another processor may differ by a sample or two, and in distance."""
+    anew = make["fit"]("digits", way, tmp_path / "m.pt", Path("data"))
+    kept = load_checkpoint(located(f"artifact:digits/{way}", ".pt"))[0]
+    assert anew.training["recipe"] == kept.training["recipe"]
+    assert anew.training["loss_options"] == kept.training["loss_options"]
+    test = load("digits")
+    assert noise_accuracy(anew.model(), test, 0.0) == pytest.approx(
+        noise_accuracy(kept.model(), test, 0.0), abs=0.01
+    )
+    table, _ = measure_file(tmp_path / "m.pt", ["nearest"], limit=SEARCHED)
+    for name in ("nearest.l2", "nearest.linf"):
+        expected = read(located(f"artifact:digits/{way}"))[name].distance[:SEARCHED]
+        assert np.median(table[name].distance) == pytest.approx(np.median(expected), rel=0.05)
