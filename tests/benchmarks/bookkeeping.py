@@ -4,7 +4,7 @@
     python tests/benchmarks/bookkeeping.py --data-root data --limits 1000 50000 --witnesses --cheap
 
 Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
-log, and the putting together of the file (less the layers' variances, which are measured there). Each limit is
+log, and the putting together of the file (less the layers' variances, measured there). Each limit is
 a process of its own, whose peak memory is told. `--cheap` takes `fgsm`, for the memory of many samples.
 """
 
