@@ -207,6 +207,20 @@ MISTAKES = [
     ("measure --device quantum", 2, "no device 'quantum' here"),
     ("measure --config bad.toml", 2, "bad.toml is not readable TOML"),
     ("measure --config unknown.toml", 2, "unknown.toml sets 'limits', which measure does not have"),
+    ("measure --shard 3/2", 2, "there is no shard 3/2"),
+    ("measure --shard half", 2, "'half' is not a shard: give i/n"),
+    ("measure --time-limit nearest=soon", 2, "expected seconds"),
+    ("measure --time-limit pgd=5", 2, "a time limit is given for 'pgd'"),
+    ("measure --dtype float8", 2, "'float8' is not one of"),
+    ("measure --resume --overwrite", 2, "give one"),
+    (
+        "measure --resume --out a.h5 --methods deepfool --limit 20 --option deepfool.steps=3",
+        1,
+        r"a.h5 has deepfool.l2.steps 50, this run has 3: measure into another file",
+    ),
+    ("merge m.h5 a.h5", 4, "a.h5 is no shard"),
+    ("merge m.h5 absent.h5", 1, "no such table: absent.h5"),
+    ("merge a.h5 steps.h5", 1, "a.h5 exists: choose another name, or add --overwrite"),
     ("measure --out a.h5", 1, "a.h5 exists: choose another name, or add --overwrite"),
     ("measure --methods first_order --limit 2 --out absent/a.h5", 1, "can't write absent/a.h5"),
     ("train --dataset npz:one-class.npz --out o.pt", 1, "every label of npz:one-class.npz is 0"),
@@ -257,12 +271,42 @@ def test_an_unexpected_failure_is_one_line(here, checkpoint_path, monkeypatch):
     )
 
 
+def test_a_method_that_fails_is_shown_and_exits_with_5(here, checkpoint_path, monkeypatch):
+    def fails(*_):
+        raise ZeroDivisionError("surprise")
+
+    monkeypatch.setattr("marginkit.margins.deepfool.DeepFool.__call__", fails)
+    result = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", code=5)
+    assert "deepfool.l2: 20 failed, ZeroDivisionError: surprise" in result.stdout
+    assert "deepfool.l2 on 20 of 20 samples; --resume tries again" in result.stderr
+    assert np.isfinite(read(here / "margins.h5")["first_order.l2.input"].distance).all()
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    again = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", "--resume")
+    assert "failed" not in again.output
+    nothing = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", "--resume")
+    assert "has every column asked for already: nothing was measured" in nothing.stderr
+
+
+def test_shards_are_merged(here, checkpoint_path):
+    few = ["measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", "--batch-size", 7]
+    run(*few)
+    for i in (1, 2):
+        run(*few, "--shard", f"{i}/2", "--out", f"{i}.h5")
+    assert "20 samples" in run("merge", "all.h5", "2.h5", "1.h5").stdout
+    whole, merged = read(here / "margins.h5"), read(here / "all.h5")
+    assert merged.meta | {"command": 0} == whole.meta | {"command": 0}
+    np.testing.assert_array_equal(merged["deepfool.l2"].distance, whole["deepfool.l2"].distance)
+
+
 def test_an_interruption_exits_with_130(here, checkpoint_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("marginkit.measure.measure_file", interrupt)
-    assert "interrupted" in run("measure", "--model", checkpoint_path, code=130).stderr
+    said = run("measure", "--model", checkpoint_path, code=130).stderr
+    assert "interrupted" in said
+    assert "the same command with --resume goes on" in " ".join(said.split())
 
 
 def test_the_commands_table_opens_without_marginkit(here, checkpoint_path):

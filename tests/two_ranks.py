@@ -51,7 +51,11 @@ with processes() as ranks:
         "recipe": Recipe(epochs=2, batch_size=100),
     }  # fmt: skip
     train(data, folder / "two.pt", **run, ranks=ranks)
-    assert list(ranks.share(range(2)))
+    shares = ranks.share(range(7))
+    taken = [next(shares)]  # each takes one before either takes a second
+    ranks.wait()
+    taken += shares
+    assert (ranks.total(len(taken)), ranks.total(sum(taken))) == (7, 21)
     assert ranks.total(ranks.rank + 1) == 3
 if ranks.first:
     train(data, folder / "one.pt", **run)

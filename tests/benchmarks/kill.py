@@ -25,9 +25,7 @@ from marginkit_cli.main import main as command
 from marginkit.parts import Parts
 from marginkit.table import read
 
-ARGUMENTS = (
-    "measure --model {model} --methods deepfool,first_order --limit 120 --batch-size 8 --device cpu -q"
-)
+ARGUMENTS = "measure --model {model} --methods deepfool --norms l2 --limit 80 --batch-size 4 --device cpu -q"
 
 
 def run(arguments: list[str]) -> int:

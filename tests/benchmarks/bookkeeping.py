@@ -1,0 +1,101 @@
+"""What keeping parts and files costs in a `deepfool` run, and whether memory grows with the samples.
+
+    python tests/benchmarks/bookkeeping.py --data-root data --limits 1000 10000
+    python tests/benchmarks/bookkeeping.py --data-root data --limits 1000 50000 --witnesses --cheap
+
+Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
+log, and the putting together of the file (less the layers' variances, measured there). Each limit is
+a process of its own, whose peak memory is told. `--cheap` takes `fgsm`, for the memory of many samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marginkit import measure as measuring
+from marginkit.data import Source, load
+from marginkit.job import Job
+from marginkit.journal import Journal
+from marginkit.measure import measure
+from marginkit.methods import configure_methods
+from marginkit.parts import Parts
+from marginkit.recipe import Recipe
+from marginkit.training import train
+
+TOOK = {"parts": 0.0, "log": 0.0, "file": 0.0, "described": 0.0}
+
+
+def timed(cls: Any, name: str, label: str) -> None:
+    """Adds up the seconds spent in a method."""
+    plain = getattr(cls, name)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return plain(*arguments, **options)
+        finally:
+            TOOK[label] += time.perf_counter() - began
+
+    setattr(cls, name, call)
+
+
+def once(limit: int, options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    data = load("mnist", Source(split="train", root=options.data_root))
+    few = replace(data, labels=data.labels[:4000])
+    timed(Parts, "save", "parts")
+    timed(Journal, "__call__", "log")
+    timed(Job, "_assemble", "file")
+    timed(measuring, "_describe", "described")
+    methods = (
+        configure_methods(["fgsm"], {"fgsm": {"eps": 0.1}})
+        if options.cheap
+        else configure_methods(["deepfool"])
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "a.h5"
+        recipe = Recipe(epochs=1, validation=0)
+        model = train(few, Path(folder) / "model.pt", recipe=recipe).model()
+        began = time.perf_counter()
+        measure(model, data, methods, ["l2"], limit=limit, out=out, witnesses=options.witnesses)
+        whole = time.perf_counter() - began
+        size = out.stat().st_size / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    TOOK["file"] -= TOOK.pop("described")
+    shares = ", ".join(f"{name} {seconds / whole:.2%}" for name, seconds in TOOK.items())
+    print(
+        f"{limit} samples: {whole:.1f} s, of which {sum(TOOK.values()) / whole:.2%} ({shares});"
+        f" file {size:.1f} MiB; peak {peak:.0f} MiB, {before:.0f} before measuring",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--limits", type=int, nargs="+", default=[1000, 10000])
+    parser.add_argument("--witnesses", action="store_true")
+    parser.add_argument("--cheap", action="store_true")
+    options = parser.parse_args()
+    if len(options.limits) == 1:
+        once(options.limits[0], options)
+        return
+    arguments = [a for a in sys.argv[1:] if a != "--limits" and not a.isdecimal()]
+    for limit in options.limits:
+        subprocess.run([sys.executable, __file__, *arguments, "--limits", str(limit)], check=True)
+
+
+if __name__ == "__main__":
+    main()
