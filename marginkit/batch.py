@@ -16,6 +16,7 @@ from torch import Tensor
 from marginkit.data import Batch
 from marginkit.errors import MarginkitError, MethodError
 from marginkit.kinds import Kind, Status
+from marginkit.known import Known
 from marginkit.limits import FREE, Limits, at_the_input
 from marginkit.logits import check_scores, logit_margin, refuse_probabilities
 from marginkit.norms import Vectors
@@ -23,7 +24,7 @@ from marginkit.precision import Models, confirmed
 from marginkit.progress import Tell, unheard
 from marginkit.requests import NO_TIME, Request
 from marginkit.table import Column, MarginTable
-from marginkit.types import Bracket, Estimate
+from marginkit.types import Bracket, Closing, Estimate
 
 T = TypeVar("T")
 
@@ -54,8 +55,16 @@ class Work:
     tell: Tell = unheard
     spent: dict[str, float] = field(default_factory=dict)
 
-    def __call__(self, batch: Batch, wanted: Iterable[int] | None = None) -> MarginTable:
-        """Rows for the batch, with columns for the wanted requests only, by default for all."""
+    def __call__(
+        self, batch: Batch, wanted: Iterable[int] | None = None, known: MarginTable | None = None
+    ) -> MarginTable:
+        """Rows for the batch.
+
+        Args:
+            batch: positions, inputs and labels.
+            wanted: the requests to answer; by default all.
+            known: what a table says of these samples: where `exact` starts.
+        """
         index, x, y = batch
         parts = halving(lambda part: [self.models.scores(x[part])], len(x), self._halved("scores"))
         scores = torch.cat(parts)
@@ -64,7 +73,7 @@ class Work:
         refuse_probabilities(scores[finite])
         before = dict(self.spent)
         chosen = self.requests if wanted is None else [self.requests[i] for i in wanted]
-        columns = [column for request in chosen for column in self._columns(request, x, y, finite)]
+        columns = [column for request in chosen for column in self._columns(request, x, y, finite, known)]
         seconds = {
             name: round(spent - before.get(name, 0.0), 4)
             for name, spent in self.spent.items()
@@ -82,7 +91,9 @@ class Work:
             input=_array(x.float()) if self.witnesses else None,
         )
 
-    def _columns(self, request: Request, x: Vectors, y: Tensor, finite: Tensor) -> list[Column]:
+    def _columns(
+        self, request: Request, x: Vectors, y: Tensor, finite: Tensor, known: MarginTable | None
+    ) -> list[Column]:
         name, shape = request.name, tuple(x.shape[1:]) if self.witnesses else None
         if self.spent.get(name, 0.0) >= self.seconds.get(name, np.inf):
             return request.blank(len(x), Status.TIMEOUT, NO_TIME, shape)
@@ -92,7 +103,8 @@ class Work:
             return outside
         began = time.monotonic()
         try:
-            found = self._joined(request, x[rows], y[rows])
+            start = None if known is None else _start(request, known, tuple(x.shape[1:]))
+            found = self._joined(request, x[rows], y[rows], start and start.part(rows.cpu()))
         except Exception as error:
             if isinstance(error, MarginkitError) and not isinstance(error, MethodError):
                 raise
@@ -102,20 +114,23 @@ class Work:
         self.spent[name] = self.spent.get(name, 0.0) + time.monotonic() - began
         return found if len(rows) == len(x) else _spread(found, outside, _array(rows))
 
-    def _joined(self, request: Request, x: Vectors, y: Tensor) -> list[Column]:
+    def _joined(self, request: Request, x: Vectors, y: Tensor, start: Bracket | None) -> list[Column]:
         parts = halving(
-            lambda part: [list(self._answer(request, x[part], y[part]))],
+            lambda part: [list(self._answer(request, x[part], y[part], start and start.part(part)))],
             len(x),
             self._halved(request.name),
         )
         return parts[0] if len(parts) == 1 else [Column.join(pieces) for pieces in zip(*parts, strict=True)]
 
-    def _answer(self, request: Request, x: Vectors, y: Tensor) -> Iterator[Column]:
+    def _answer(self, request: Request, x: Vectors, y: Tensor, start: Bracket | None) -> Iterator[Column]:
         """The one place where a method is called."""
         method = at_the_input(request.method, self.limits)
         model = self.models.of(request.method.kind)
         view = self.limits.view(model, x, request.threat, request.layer, request.method)
-        answer = method(view.model, view.x, y, view.threat)
+        if start is not None and isinstance(method, Closing):
+            answer: Bracket | Estimate = method.close(view.model, view.x, y, view.threat, start)
+        else:
+            answer = method(view.model, view.x, y, view.threat)
         if (
             self.models.judge is not None
             and isinstance(answer, Bracket)
@@ -165,6 +180,14 @@ def halving(compute: Callable[[slice], list[T]], n: int, halved: Callable[[int],
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether a GPU, or PyTorch's allocator for the CPU, ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _start(request: Request, known: MarginTable, shape: tuple[int, ...]) -> Bracket | None:
+    """The table's bracket, for a method that goes on from one."""
+    if not isinstance(request.method, Closing):
+        return None
+    norm = request.threat.norm.name
+    return Known.of(known, norm, request.threat, shape).bracket(list(range(len(known))))
 
 
 def _spread(found: list[Column], outside: list[Column], rows: np.ndarray) -> list[Column]:

@@ -66,13 +66,14 @@ class Job:
             MarginkitError: there is a file already, or the run to resume was another, or can't write.
         """
         with self._parts.alone() if self.ranks.first else nullcontext():
-            needed, pending = self.ranks.agree(self._prepare)
+            needed, pending, adds = self.ranks.agree(self._prepare)
             if self.ranks.first:
                 self._announce(needed, pending)
             try:
                 for batch in fetch(self.plan.groups[n] for n in self.ranks.share(sorted(pending))):
                     number = int(batch[0][0]) // self.plan.batch_size
-                    self._parts.save(number, self.work(batch, pending[number]))
+                    known = read(self.out, self.plan.rows(number)) if adds else None
+                    self._parts.save(number, self.work(batch, pending[number], known))
             finally:
                 if self.ranks.world == 1 and not self._parts.numbers():
                     self._parts.clear()  # a mistake seen in the first batch leaves nothing to go on with
@@ -103,8 +104,8 @@ class Job:
 
     # What is to be done --------------------------------------------------------------------------------
 
-    def _prepare(self) -> tuple[Needed, Needed]:
-        """What the file lacks, and what of it the parts lack."""
+    def _prepare(self) -> tuple[Needed, Needed, bool]:
+        """What the file lacks, what of it the parts lack, and whether there is a file."""
         if not self.resume:
             require_absent(self.out, self.overwrite)
         begun = self._parts.manifest() if self._parts.numbers() else None
@@ -127,7 +128,7 @@ class Job:
         if needed and self._parts.manifest() is None:
             self._parts.begin({"provenance": provenance, "meta": self.meta})
         done = self._parts.numbers()
-        return needed, {number: wanted for number, wanted in needed.items() if number not in done}
+        return needed, {number: wanted for number, wanted in needed.items() if number not in done}, adds
 
     @property
     def _all(self) -> list[int]:

@@ -26,9 +26,9 @@ def require_sensible(table: MarginTable, path: Path) -> MarginTable:
         MarginkitError: a name that is none, a status that does not exist, a distance below 0 or NaN without
             a reason, two columns of one name, or provenance of another form; the file and place are named.
     """
-    for name in ("index", "label", "predicted"):
-        if (values := getattr(table, name)).size and values.min() < 0:
-            raise MarginkitError(f"{path}: {name} has {values.min()}; expected 0 or more")
+    for name, least in (("index", 0), ("label", 0), ("predicted", -1)):  # -1 where scores are not finite
+        if (values := getattr(table, name)).size and values.min() < least:
+            raise MarginkitError(f"{path}: {name} has {values.min()}; expected {least} or more")
     for column in table.columns:
         _check(column, path)
     names = [column.name for column in table.columns]

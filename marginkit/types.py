@@ -99,6 +99,13 @@ class Bracket:
     witness: Float[Tensor, "n *d"] | None = None
     note: str = ""
 
+    def part(self, rows: Tensor | slice) -> Bracket:
+        """Of some samples."""
+        witness = None if self.witness is None else self.witness[rows]
+        return Bracket(
+            self.lower[rows], self.upper[rows], self.status[rows], self.rival[rows], witness, self.note
+        )
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -115,6 +122,22 @@ class Estimate:
     layers: tuple[str, ...]
     rival: Int[Tensor, "n layers"]
     status: Int[Tensor, "n layers"]
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A method that goes on from what is known."""
+
+    def close(
+        self,
+        model: nn.Module,
+        x: Float[Tensor, "n *d"],
+        y: Int[Tensor, "n"],
+        threat: Threat,
+        known: Bracket | None = None,
+    ) -> Bracket:
+        """Brackets no wider than the known ones."""
+        ...
 
 
 @runtime_checkable

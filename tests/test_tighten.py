@@ -15,7 +15,11 @@ from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import load
 from marginkit.errors import IncompatibleError, MarginkitError
 from marginkit.kinds import Status
-from marginkit.measure import measure_file
+from marginkit.margins import exact, known
+from marginkit.margins.crown import Crown
+from marginkit.margins.exact import Exact
+from marginkit.margins.nearest import Nearest
+from marginkit.measure import measure, measure_file
 from marginkit.statistics.brackets import ends
 from marginkit.table import read, write
 from marginkit.tighten import tighten, tighten_file
@@ -66,6 +70,21 @@ def test_a_second_run_takes_up_the_first_and_changes_nothing_that_is_closed(tigh
     for name in ("exact.linf.lower", "exact.linf.upper"):
         np.testing.assert_array_equal(again[name].distance, tightened[name].distance)
     assert len(again.meta["tightened"]) == 2
+
+
+def test_measuring_exact_into_a_file_starts_from_what_it_knows(measured, model, tmp_path, monkeypatch):
+    """No search is run again: the witnesses in the file are where `exact` starts."""
+    digits, methods = load("digits"), {"nearest": Nearest("fast"), "crown": Crown()}
+    about = {"limit": 6, "batch_size": 4, "witnesses": True, "out": tmp_path / "a.h5"}
+    measure(model, digits, methods, ["linf"], **about)
+    for place in (known, exact):
+        monkeypatch.setattr(place, "Nearest", None)
+    measure(model, digits, {"exact": Exact()}, ["linf"], resume=True, **about)
+    found = read(tmp_path / "a.h5")
+    lower, upper = found["exact.linf.lower"].distance, found["exact.linf.upper"].distance
+    assert (found["crown.linf"].distance <= lower).all()
+    assert (upper <= found["nearest.linf"].distance).all()
+    assert (upper - lower <= 1e-5 * upper).all()
 
 
 def test_the_time_is_kept_and_what_is_open_says_so(measured, model):
