@@ -103,6 +103,10 @@ def escapes_in_a_layer(file):
     file["first_order.l2.input"].attrs["layer"] = "\x1b]0;owned\x07"
 
 
+def half_a_character(file):
+    file.attrs["meta"] = '{"dataset": {"name": "\\ud800"}}'
+
+
 def endless_name(file):
     file["first_order.l2.input"].attrs["layer"] = "x" * 5000
 
@@ -161,6 +165,7 @@ TABLES = {
     negative_index: "index has -1; expected 0 or more",
     unknown_norm: "has norm 'l7'; expected one of l1, l2, linf",
     escapes_in_a_layer: r"a column's layer is '\\x1b\]0;owned\\x07'; expected a name",
+    half_a_character: r"meta has text that is not UTF-8: '\\ud800'",
     endless_name: "a column's layer is 'xxx",
     a_name_twice: r"two columns 'first_order\.l2\.conv1\.0'",
     radii_of_text: r"has eps = \"\['far'\]\"; expected radii above 0",
