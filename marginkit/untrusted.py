@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ DENSE = 100  # what is larger may be so many times its size in the file
 FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # HDF5 has them built in; others load a library
 MOST_VALUES = 1_000_000  # in plain data
 DEEPEST = 60
+SURROGATE = re.compile("[\ud800-\udfff]")  # halves of characters, which no file or terminal takes
 
 
 @contextmanager
@@ -108,6 +110,7 @@ def text(holder: h5py.HLObject, key: str, path: Path) -> str:
     text = holder.attrs.get(key)
     if not isinstance(text, str):
         raise MarginkitError(f"{path}: {holder.name} lacks the attribute {key!r}")
+    require_plain(text, f"{key} of {printable(holder.name)}", path)
     return text
 
 
@@ -135,9 +138,11 @@ def require_plain(value: Any, what: str, path: Path) -> None:
         if seen > MOST_VALUES or depth > DEEPEST:
             raise MarginkitError(f"{path}: {what} has more than {MOST_VALUES:,} values or {DEEPEST} levels")
         if isinstance(entry, dict) and all(isinstance(key, str) for key in entry):
-            pending += [(part, depth + 1) for part in entry.values()]
+            pending += [(part, depth + 1) for part in (*entry, *entry.values())]
         elif isinstance(entry, list | tuple):
             pending += [(part, depth + 1) for part in entry]
+        elif isinstance(entry, str) and SURROGATE.search(entry):
+            raise MarginkitError(f"{path}: {what} has text that is not UTF-8: {ascii(entry)[:60]}")
         elif isinstance(entry, int) and abs(entry) >= 2**64:
             raise MarginkitError(f"{path}: {what} has a number of {entry.bit_length()} bits; expected 64")
         elif not isinstance(entry, str | int | float | None):

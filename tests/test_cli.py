@@ -60,7 +60,7 @@ def test_the_users_own_arrays(here):
     x = generator.random((150, 7)).astype(np.float32)
     np.savez("mine.npz", x=x, y=(x[:, 0] > x[:, 1]).astype(int))
     run("train", "--dataset", "npz:mine.npz", *FAST, "--epochs", 20, "--batch-size", 16)
-    run("measure", "--norms", "l1,l2,linf", "--limit", 10)
+    run("measure", "--norms", "l1,l2,linf", "--limit", 10, "--checks", 0)
     table = read(here / "margins.h5")
     assert len(table) == 10
     l1, l2, linf = (np.median(table[f"nearest.{norm}"].distance) for norm in ("l1", "l2", "linf"))
@@ -185,6 +185,13 @@ MISTAKES = [
     ),
     ("measure --model weights.pt --arch cnn", 2, "give --dataset too"),
     ("measure --model weights.pt --arch vgg --dataset digits", 2, "unknown architecture 'vgg'"),
+    ("measure --model torchvision:resnet19 --dataset digits", 2, "torchvision has no classifier 'resnet19'"),
+    ("measure --model nowhere_at_all:make --dataset digits", 1, "no module 'nowhere_at_all'"),
+    ("measure --model nowhere_at_all:make", 2, "does not say what it was trained on: give --dataset"),
+    ("measure --weights weights.pt", 2, "--weights is for a factory"),
+    ("measure --checks -1", 2, "-1 is not in the range x>=0"),
+    ("measure --mask model.pt", 1, "model.pt is no mask for inputs of shape"),
+    ("show page.pt", 1, "page.pt is not a readable HDF5 file"),
     ("measure --dataset npz:absent.npz", 1, "no such file: absent.npz"),
     ("measure --dataset npz:nan.npz", 1, "nan.npz has NaN or infinite values"),
     ("measure --dataset npz:outside.npz", 1, r"runs from 0 to 255, outside the box \[0, 1\].*--bounds"),

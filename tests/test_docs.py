@@ -130,6 +130,23 @@ def test_every_doubt_is_documented():
     assert all(f"`{code}`" in text for code in codes)
 
 
+def test_every_check_is_documented_with_its_threshold_and_source():
+    from marginkit.reliability.checks import CHECKS
+
+    text = (ROOT / "docs/reliability.md").read_text()
+    for name, check in CHECKS.items():
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", text, re.MULTILINE)
+        assert f"| {check.above:g} |" in row
+        assert all(source in row for source in check.source.replace("arXiv ", "").split(", "))
+
+
+def test_every_source_of_models_is_documented():
+    from marginkit.zoo import SOURCES
+
+    text = (ROOT / "docs/models.md").read_text()
+    assert all(f"`{name}:NAME`" in text for name in SOURCES)
+
+
 def test_every_method_and_status_is_documented():
     from marginkit.kinds import Status
     from marginkit.margins import METHODS
