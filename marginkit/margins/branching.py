@@ -17,7 +17,7 @@ from marginkit.logits import gap, rivals
 from marginkit.margins.region import Region
 
 BATCH = 64  # parts that are halved at a time
-FIRST, STEPS = 24, 8  # steps of ascent for the whole ball, and for a part
+FIRST, STEPS, LONG = 24, 8, 40  # steps of ascent: for the whole ball, a part, one without undecided units
 SLACK = 2.5  # gaps by which a point leads here, so that the network itself agrees that it does
 LONGER = (1.0, 1 + 1e-12, 1 + 1e-9, 1 + 1e-7)
 
@@ -82,8 +82,10 @@ class Search:
             taken.append(heapq.heappop(self.queue)[2])
         nodes = Nodes.join(taken)
         whole = nodes.pick < 0
-        for leaf in nodes[whole].each():
-            self._solve(leaf, deadline)
+        if whole.any():
+            leaves, _ = self._drop(*self.relaxation.bounded(nodes[whole], LONG))
+            for leaf in leaves.each():
+                self._solve(leaf, deadline)
         if not bool(whole.all()):
             self._examine(nodes[~whole].halves(), STEPS)
         return len(taken)
