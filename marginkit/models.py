@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -98,24 +98,25 @@ class CNN:
         channels: of the convolutions, each of which halves the image.
         kernel: their size; odd.
         hidden: width of the hidden layer.
+        halve: images by max-pooling, or by the convolution's stride, which certificates bound far faster.
     """
 
     channels: tuple[int, ...] = (16, 32)
     kernel: int = 5
     hidden: int = 128
+    halve: Literal["pool", "stride"] = "pool"
 
     def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
         """normalize, conv1, conv2, ..., flatten, hidden, scores."""
         height, width = _image(shape, "cnn", 2 ** len(self.channels))
         ins = [shape[0], *self.channels]
-        stages = {
-            f"conv{i}": nn.Sequential(
-                nn.Conv2d(a, b, self.kernel, padding=self.kernel // 2), nn.ReLU(), nn.MaxPool2d(2)
-            )
-            for i, (a, b) in enumerate(zip(ins, self.channels, strict=False), 1)
-        }
-        shrink = 2 ** len(self.channels)
-        features = ins[-1] * (height // shrink) * (width // shrink)
+        pooled = self.halve == "pool"
+        stages = {}
+        for i, (a, b) in enumerate(zip(ins, self.channels, strict=False), 1):
+            conv = nn.Conv2d(a, b, self.kernel, 1 if pooled else 2, self.kernel // 2)
+            stages[f"conv{i}"] = nn.Sequential(conv, nn.ReLU(), *([nn.MaxPool2d(2)] if pooled else []))
+            height, width = ((size + (not pooled)) // 2 for size in (height, width))
+        features = ins[-1] * height * width
         return _stages(
             shape,
             **stages,

@@ -65,6 +65,14 @@ def test_image_networks_refuse_other_inputs(name):
             ARCHITECTURES[name]()(shape, 4)
 
 
+@pytest.mark.parametrize("halve", ["pool", "stride"])
+@pytest.mark.parametrize("size", [(8, 8), (9, 11)])
+def test_convolutions_halve_images_of_any_size(halve, size):
+    model = ARCHITECTURES["cnn"](channels=(3, 4), kernel=3, halve=halve)((1, *size), 5)
+    assert model(torch.zeros(2, 1, *size)).shape == (2, 5)
+    assert any(isinstance(m, torch.nn.MaxPool2d) for m in model.modules()) == (halve == "pool")
+
+
 def test_weights_that_do_not_fit_are_named():
     good = checkpoint()
     state = {**good.state, "stray": torch.zeros(1), "scores.bias": torch.zeros(7)}
