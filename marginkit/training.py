@@ -88,6 +88,9 @@ def train(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
         )(data.shape, data.classes).to(run.device)
     objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", _boxed(loss, bounds, loss_options))
+    with _seeded(recipe.seed, 0, run.device), evaluating(model):
+        few = data.inputs([0, 1]).to(run.device), torch.from_numpy(data.labels[:2]).to(run.device)
+        objective(model, *few)  # what it refuses, it refuses before an epoch is spent
     record = {
         "loss": loss,
         "loss_options": asdict(objective),  # type: ignore[call-overload]

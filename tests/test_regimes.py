@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_augmenting_what_is_no_image_is_refused():
 
 
 def test_accuracy_under_noise_falls_and_does_not_depend_on_the_batch(network):
-    test, model = load("digits"), network.float()
+    test, model = load("digits"), deepcopy(network).float()
     few, many = (noise_accuracy(model, test, 0.3, batch_size=size) for size in (7, 400))
     assert few == many
     assert noise_accuracy(model, test, 0.0) > few + 0.05 > noise_accuracy(model, test, 2.0)

@@ -31,7 +31,7 @@ from marginkit.types import Threat
 HERE = Path(__file__).parent
 RUNS, CHOSEN = HERE / "runs.jsonl", HERE / "chosen.json"
 
-PAPER = {"steps": 0, "cross_entropy": 0.0}  # linearised at the input, nothing beside it
+PAPER = {"steps": 0, "alpha": 1.0, "cross_entropy": 1.0}  # linearised at the input; wrong labels pull less
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "cross-entropy": ("cross-entropy", {}),
     "hinge": ("hinge", {}),
