@@ -108,7 +108,9 @@ def test_only_unfinished_batches_are_measured_again(run, stopping, monkeypatch):
         run()
     asked = []
     plain = Work.__call__
-    monkeypatch.setattr(Work, "__call__", lambda w, b, r: (asked.append(int(b[0][0])), plain(w, b, r))[1])
+    monkeypatch.setattr(
+        Work, "__call__", lambda w, b, *rest: (asked.append(int(b[0][0])), plain(w, b, *rest))[1]
+    )
     run(resume=True)
     assert asked == [30, 40]
 
