@@ -120,10 +120,7 @@ class Search:
             heapq.heappush(self.queue, (float(leaf.bound), next(self.counter), leaf))
             return
         on = (leaf.low[0] >= 0).double()
-        for sign in (
-            leaf.split[0],
-            2 * on - 1,
-        ):  # all units if splits say too little
+        for sign in (leaf.split[0], 2 * on - 1):  # all units where the splits say too little
             region, slack = self._region(on, sign, int(leaf.rival))
             point, multiplier = region.solved(self.relaxation.norm)
             if point is not None:
