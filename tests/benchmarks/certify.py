@@ -50,11 +50,14 @@ def networks() -> dict[str, nn.Module]:
     mlp = nn.Sequential(
         nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10)
     )
-    cnn = nn.Sequential(
-        nn.Conv2d(1, 8, 4, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 4, 2, 1), nn.ReLU(),
+    return {"mlp 100-100": mlp, "cnn 8-16-64": convolutional(4), "cnn 8-16-64, 3x3": convolutional(3)}
+
+
+def convolutional(kernel: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, kernel, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, kernel, 2, 1), nn.ReLU(),
         nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 10),
     )  # fmt: skip
-    return {"mlp 100-100": mlp, "cnn 8-16-64": cnn}
 
 
 def fit(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> None:
