@@ -17,7 +17,7 @@ from marginkit.logits import gap, rivals
 from marginkit.margins.region import Region
 
 BATCH = 64  # parts that are halved at a time
-FIRST, STEPS, LONG = 24, 8, 40  # steps of ascent: for the whole ball, a part, one without undecided units
+FIRST, STEPS, LONG = 24, 20, 40  # steps of ascent: for the whole ball, a part, one without undecided units
 SLACK = 2.5  # gaps by which a point leads here, so that the network itself agrees that it does
 LONGER = (1.0, 1 + 1e-12, 1 + 1e-9, 1 + 1e-7)
 

@@ -42,7 +42,10 @@ def _tables(study: Study) -> Iterator[tuple[str, Rows]]:
 
 def _markdown(study: Study) -> Iterator[str]:
     yield "# Margins compared\n"
-    for texts in (*map(sentences, study.comparisons), *map(group_sentences, study.groups)):
+    pairs = [(c, sentences(c)) for c in study.comparisons] + [(g, group_sentences(g)) for g in study.groups]
+    for c, texts in pairs:
+        if len(pairs) > 1:
+            yield f"\n{_plain(c.other)} (B) against {_plain(c.baseline)} (A):\n"
         yield from (f"- {_plain(text)}" for text in texts)
     if study.flags:
         yield "\nBefore you believe it:\n"
