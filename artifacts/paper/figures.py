@@ -105,14 +105,14 @@ def markdown(found: pd.DataFrame, figure: str, level: str, title: str) -> str:
     lines.append("|---" * (len(levels) + 1) + "|")
     for way, rows in part.groupby("way", sort=False):
         cells = rows.set_index("level")
-        each = [
-            f"{100 * cells['mean'][v]:.1f} ± {50 * (cells['high'][v] - cells['low'][v]):.1f}"
-            if v in cells.index
-            else ""
-            for v in levels
-        ]
+        each = [_cell(cells.loc[v]) if v in cells.index else "" for v in levels]
         lines.append(f"| {way} | " + " | ".join(each) + " |")
     return "\n".join([*lines, ""])
+
+
+def _cell(row: pd.Series[Any]) -> str:
+    half = f" ± {50 * (row['high'] - row['low']):.1f}" if row["count"] > 1 else ""
+    return f"{100 * row['mean']:.1f}{half}"
 
 
 def distances(found: pd.DataFrame) -> str:
@@ -135,7 +135,7 @@ def main() -> None:
     text = [
         "# The paper's regimes",
         "",
-        f"{len(lines)} runs; seeds: {seeds.min()} to {seeds.max()} a figure.",
+        f"{len(lines)} runs; seeds: {seeds.min()} to {seeds.max()} a figure; 95 % t intervals from two on.",
         "",
     ]
     for level, title in (
