@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import Bounds, Data, Source, batches, load
-from marginkit.errors import MarginkitError, UsageError
+from marginkit.data import Bounds, Data, Source, batches
+from marginkit.errors import MarginkitError
+from marginkit.subject import Loading, load_subject
 
 
 def noise_accuracy(
@@ -53,7 +53,7 @@ def noise_accuracy(
 
 
 def evaluate_file(
-    path: str | Path,
+    model: str | Path,
     sigmas: Sequence[float],
     *,
     dataset: str | None = None,
@@ -62,23 +62,15 @@ def evaluate_file(
     seed: int = 0,
     batch_size: int = 256,
 ) -> dict[float, float]:
-    """`noise_accuracy` of a checkpoint for each sigma, by default on the test split of its own data set.
+    """`noise_accuracy` of a model for each sigma, by default on the test split of its own data set.
 
     Raises:
-        MarginkitError: as `checkpoint.load` and `data.load`; or the inputs do not fit the model.
+        MarginkitError: as `subject.load_subject`.
     """
-    checkpoint, _ = load_checkpoint(path)
-    name = dataset or checkpoint.dataset.get("name")
-    if name is None:
-        raise UsageError(f"{path} does not say what it was trained on: give --dataset")
-    data = load(name, source, bounds=checkpoint.bounds)
-    if data.shape != checkpoint.shape:
-        raise MarginkitError(
-            f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
-        )
-    model = checkpoint.model().to(device)
-    how = {"bounds": checkpoint.bounds, "seed": seed, "batch_size": batch_size}
-    return {sigma: noise_accuracy(model, data, sigma, **how) for sigma in sigmas}  # type: ignore[arg-type]
+    subject = load_subject(model, Loading(), dataset, source)
+    how = {"bounds": subject.bounds, "seed": seed, "batch_size": batch_size}
+    net = subject.model.to(device)
+    return {sigma: noise_accuracy(net, subject.data, sigma, **how) for sigma in sigmas}  # type: ignore[arg-type]
 
 
 def _noise(index: list[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "n *d"]:
