@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,4 +114,5 @@ def processes(backend: str = "gloo") -> Iterator[Ranks]:
     try:
         yield Ranks(rank, world, store)
     finally:
+        gc.collect()  # DistributedDataParallel, in cycles, has threads that must end before their group does
         distributed.destroy_process_group()

@@ -28,9 +28,8 @@ def gradients(model, value):
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
-with processes() as ranks:
-    assert ranks.world == 2
-    data = load("digits", Source(split="train"))
+def check_gradients(ranks, data):
+    """In a function, so that what DistributedDataParallel made is gone before the process group is."""
     x, y = data.inputs(list(range(24))).double(), torch.from_numpy(data.labels[:24])
     for name, options in CASES:
         torch.manual_seed(0)
@@ -45,11 +44,17 @@ with processes() as ranks:
         for a, b in zip(mine, whole, strict=True):
             assert (a - b).abs().max() <= 1e-6 * b.abs().max().clamp(min=1e-3), (name, options)
         assert any(g.abs().max() > 0 for g in whole), name
-    folder = Path(sys.argv[1])
-    run = {
-        "architecture": "mlp", "architecture_options": {"hidden": (12,)}, "loss": "large-margin",
-        "recipe": Recipe(epochs=2, batch_size=100),
-    }  # fmt: skip
+
+
+data = load("digits", Source(split="train"))
+folder = Path(sys.argv[1])
+run = {
+    "architecture": "mlp", "architecture_options": {"hidden": (12,)}, "loss": "large-margin",
+    "recipe": Recipe(epochs=2, batch_size=100),
+}  # fmt: skip
+with processes() as ranks:
+    assert ranks.world == 2
+    check_gradients(ranks, data)
     train(data, folder / "two.pt", **run, ranks=ranks)
     shares = ranks.share(range(7))
     taken = [next(shares)]  # each takes one before either takes a second
