@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Source, batches, load
 from marginkit.norms import NORMS, Norm
 from marginkit.recipe import Recipe
@@ -38,12 +39,22 @@ def checkpoint_path(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def model(checkpoint_path):
+    """That network, as its checkpoint gives it."""
+    return load_checkpoint(checkpoint_path)[0].model()
+
+
 @pytest.fixture(scope="session")
 def network(checkpoint_path):
-    """That network in float64, where rounding does not hide or feign a difference."""
-    from marginkit.checkpoint import load as load_checkpoint
-
+    """The same in float64, where rounding does not hide or feign a difference."""
     return load_checkpoint(checkpoint_path)[0].model().double()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The digits' test split."""
+    return load("digits")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from closed_form import linear
 from torch import nn
 
 from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.margins import METHODS
@@ -21,16 +20,6 @@ from marginkit.table import read, write
 
 MEASURED = [name for name in METHODS if name != "exact"]  # which takes long, and has two columns a norm
 FAST = {"pgd": {"steps": 5, "rounds": 4}, "crown": {"precision": 0.01}, "smoothing": {"n0": 20, "n": 50}}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint_path):
-    return load_checkpoint(checkpoint_path)[0].model()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import pytest
 from torch import nn
 
 from marginkit.batch import Work
-from marginkit.data import load
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
 from marginkit.margins.deepfool import DeepFool
@@ -31,18 +30,6 @@ METHODS = {"first_order": FirstOrder(), "deepfool": DeepFool(steps=5)}
 
 class Stopped(BaseException):
     """As a kill, no handler sees it."""
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint_path):
-    from marginkit.checkpoint import load as load_checkpoint
-
-    return load_checkpoint(checkpoint_path)[0].model()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from marginkit_cli.main import main
 
 from marginkit import tighten as module
-from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import load
 from marginkit.errors import IncompatibleError, MarginkitError
 from marginkit.kinds import Status
@@ -33,11 +32,6 @@ def measured(checkpoint_path):
         checkpoint_path, ["nearest", "crown"], ["linf"], options=METHODS, limit=6, witnesses=True
     )
     return table
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint_path):
-    return load_checkpoint(checkpoint_path)[0].model()
 
 
 @pytest.fixture(scope="module")

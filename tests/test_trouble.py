@@ -16,7 +16,6 @@ import torch
 from closed_form import linear
 from torch import nn
 
-from marginkit.data import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.margins import METHODS
@@ -29,18 +28,6 @@ from marginkit.table import read
 
 FAST = {"pgd": {"steps": 3, "rounds": 2}, "crown": {"precision": 0.1}, "smoothing": {"n0": 20, "n": 50}}
 FAST |= {"exact": {"time_limit": 0.01}, "nearest": {"effort": "fast"}, "fixed_pgd": {"steps": 2}}
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint_path):
-    from marginkit.checkpoint import load as load_checkpoint
-
-    return load_checkpoint(checkpoint_path)[0].model()
 
 
 @dataclass(frozen=True)
