@@ -108,7 +108,7 @@ def test_cross_entropy_warms_up():
     loss = LargeMargin(warm_up=0.25)
     assert loss.at(0.24) == CrossEntropy()
     assert loss.at(0.25) is loss
-    assert LargeMargin(cross_entropy=0.0).at(0.0) == LargeMargin(cross_entropy=0.0)
+    assert LargeMargin(warm_up=0.0).at(0.0) == LargeMargin(warm_up=0.0)
 
 
 def test_the_box_is_the_datas_and_options_come_first(tmp_path):

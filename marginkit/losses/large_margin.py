@@ -16,6 +16,7 @@ from marginkit.errors import MarginkitError
 from marginkit.logits import Labels, check_scores, differences, gradients, rivals
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.second_order import require_double_backward, require_eager
+from marginkit.losses.sharing import Owner, dense, owning, with_shared_backward
 from marginkit.losses.tangent import toward_boundary
 from marginkit.norms import NORMS, Vectors, dot
 from marginkit.processes import gathered
@@ -32,7 +33,7 @@ def large_margin(
     *,
     norm: str = "l2",
     gamma: Gamma = 1.0,
-    reach: float = 1.5,
+    reach: float = 0.8,
     alpha: float = 4.0,
     top_k: int | None = 1,
     aggregate: Aggregate = "min",
@@ -40,6 +41,8 @@ def large_margin(
     differentiate_norm: bool = False,
     epsilon: float = 1e-6,
     moved: Sequence[Tensor] | None = None,
+    owners: Sequence[Owner] = (),
+    together: bool = False,
 ) -> Float[Tensor, ""]:
     """The large-margin loss of given scores and the activations they were computed from.
 
@@ -71,6 +74,8 @@ def large_margin(
             default it is a constant in backprop.
         epsilon: added to the norm.
         moved: for each activation, its displacement from the point whose distance is wanted; None for 0.
+        owners: of all parameters, where these are to share one backward pass with the norms; top_k is 1 then.
+        together: take the gradients of all rivals in one vectorised pass.
 
     Raises:
         MarginkitError: top_k exceeds the rivals there are, or gamma and layer_weights do not fit the layers.
@@ -86,19 +91,24 @@ def large_margin(
 
     difference = differences(scores, y, rivals(scores, y, top_k))
     dual = NORMS[norm].dual
-    lengths, drops = [], []
-    for k, grads in enumerate(
-        gradients(difference, activations, differentiable=differentiate_norm, keep_graph=True)
+    lengths, shifts = [], []
+    points = [*activations, *(owner.output for owner in owners)]
+    for grads in gradients(
+        difference, points, differentiable=differentiate_norm, keep_graph=True, together=together
     ):
-        lengths.append(torch.stack([dual.length(g) for g in grads], 1))
-        drop = difference[:, k, None].expand(-1, len(grads))
+        here, at_owners = grads[: len(activations)], grads[len(activations) :]
+        lengths.append(torch.stack([dual.length(g) for g in here], 1))
         if moved is not None:
-            drop = drop - torch.stack([dot(g, m) for g, m in zip(grads, moved, strict=True)], 1)
-        drops.append(drop)
+            shifts.append(torch.stack([dot(g, m) for g, m in zip(here, moved, strict=True)], 1))
     length = torch.stack(lengths, 1)  # [n, k, layers]
     if differentiate_norm:
         require_double_backward(length)
-    distance = torch.stack(drops, 1) / (length / scores.new_tensor(weights) + epsilon)
+    if owners:
+        difference = with_shared_backward(difference, owners, at_owners)
+    drop = difference[:, :, None]
+    if shifts:
+        drop = drop - torch.stack(shifts, 1)
+    distance = drop / (length / scores.new_tensor(weights) + epsilon)
     if gamma == "auto":
         distance, gamma = distance / typical(distance, reach), 1.0
     upper = scores.new_tensor(_per_layer("gamma", gamma, activations))
@@ -140,7 +150,7 @@ class LargeMargin:
         steps: towards the boundary before it is linearised.
         low, high: the box that these steps stay in; None for none.
         cross_entropy: weight of the cross-entropy added.
-        warm_up: the share of training with cross-entropy alone; none where that has no weight.
+        warm_up: the share of training with cross-entropy alone.
         norm, gamma, reach, alpha, top_k, aggregate, layer_weights, differentiate_norm, epsilon: as in
             `large_margin`.
     """
@@ -148,7 +158,7 @@ class LargeMargin:
     layers: tuple[str, ...] = ("all",)
     norm: Literal["l1", "l2", "linf"] = "l2"
     gamma: float | tuple[float, ...] | Literal["auto"] = "auto"
-    reach: float = 1.5
+    reach: float = 0.8
     alpha: float = 4.0
     top_k: int | None = 1
     score: Literal["prob", "logit"] = "logit"
@@ -156,7 +166,7 @@ class LargeMargin:
     layer_weights: Literal["numel"] | tuple[float, ...] | None = None
     differentiate_norm: bool = False
     epsilon: float = 1e-6
-    steps: int = 3
+    steps: int = 2
     low: float | None = None
     high: float | None = None
     cross_entropy: float = 4.0
@@ -164,7 +174,7 @@ class LargeMargin:
 
     def at(self, share: float) -> LargeMargin | CrossEntropy:
         """The loss when this share of training is done."""
-        return CrossEntropy() if self.cross_entropy and share < self.warm_up else self
+        return CrossEntropy() if share < self.warm_up else self
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`.
@@ -176,16 +186,19 @@ class LargeMargin:
         if self.differentiate_norm:
             require_eager(model)
         layers = resolve_layers(model, self.layers)
-        clean, here = capture(model, x, layers)
-        logits, activations, moved = clean, here, None
+        own = owning(model) if self._shares(x) else {}
+        points = tuple(dict.fromkeys((*layers, *own)))
+        clean, here = capture(model, x, layers if self.steps else points)
+        logits, there, moved = clean, here, None
         if self.steps:
             check_scores(clean, y)
-            logits, activations = capture(model, self._ahead(model, x, y), layers)
-            moved = [(h - before).detach() for h, before in zip(activations, here, strict=True)]
+            logits, there = capture(model, self._ahead(model, x, y), points)
+            moved = [(h - before).detach() for h, before in zip(there, here, strict=False)]
+        at = dict(zip(points, there, strict=True))
         loss = large_margin(
             logits.softmax(1) if self.score == "prob" else logits,
             y,
-            activations,
+            there[: len(layers)],
             norm=self.norm,
             gamma=self.gamma,
             reach=self.reach,
@@ -196,8 +209,15 @@ class LargeMargin:
             differentiate_norm=self.differentiate_norm,
             epsilon=self.epsilon,
             moved=moved,
+            owners=[Owner(at[name], parameters) for name, parameters in own.items()],
+            together=self.top_k != 1 and not self.differentiate_norm and dense(model),
         )
         return loss + self.cross_entropy * F.cross_entropy(clean, y) if self.cross_entropy else loss
+
+    def _shares(self, x: Vectors) -> bool:
+        """Whether one rival's difference is all that is differentiated, and for the parameters alone."""
+        beside = bool(self.cross_entropy) and not self.steps
+        return self.top_k == 1 and not (self.differentiate_norm or beside or x.requires_grad)
 
     def _ahead(self, model: nn.Module, x: Vectors, y: Labels) -> Vectors:
         """Towards the boundary, no farther than where distances at the first layer stop to count."""
