@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from marginkit_cli.main import main
 
@@ -95,3 +96,15 @@ def test_training_a_digits_model_anew_gives_the_kept_one(make, way, tmp_path):
     for name in ("nearest.l2", "nearest.linf"):
         expected = read(located(f"artifact:digits/{way}"))[name].distance[:SEARCHED]
         assert np.median(table[name].distance) == pytest.approx(np.median(expected), rel=0.05)
+
+
+def test_coloured_images_have_cifars_shape_and_still_show_theirs():
+    draw = runpy.run_path(str(ROOT / "artifacts/coloured.py"))["coloured"]
+    images = torch.zeros(20, 1, 28, 28)
+    images[:, :, 6:22, 6:22] = 1
+    first, again = (draw(images, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert first.shape == (20, 3, 32, 32)
+    assert 0 <= first.min() <= first.max() <= 1
+    within = first[:, :, 12:20, 12:20].flatten(2).std(2).mean()  # of one colour, wherever the image was put
+    assert within < first[:, :, :3].flatten(2).std(2).mean()

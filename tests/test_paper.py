@@ -54,6 +54,16 @@ def test_intervals_are_students(run, figures):
     assert (row["low"], row["high"]) == pytest.approx(expected)
 
 
+def test_leads_are_paired_by_the_seed(run, figures):
+    everything = lines(run)
+    for line in everything:
+        line["accuracy"] -= 0.03 * (line["way"] == "cross-entropy")
+    found = figures["intervals"](figures["leads"](figures["observations"](everything)))
+    assert set(found["way"]) == set(run["WAYS"]) - {"cross-entropy"}
+    for column in ("mean", "low", "high"):  # seeds differ, leads do not
+        np.testing.assert_allclose(found[column], 0.03)
+
+
 def test_the_tables_and_figures_come_from_the_runs(run, figures, tmp_path):
     everything = lines(run)
     (tmp_path / "runs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in everything))
@@ -61,7 +71,8 @@ def test_the_tables_and_figures_come_from_the_runs(run, figures, tmp_path):
     figures["main"]()
     text = (tmp_path / "tables.md").read_text()
     assert "| cross-entropy | 91.0 ± 2.5 |" in text
-    assert text.count("\n| default |") == 9  # eight tables and the medians
+    assert text.count("\n| default |") == 10  # nine tables and the medians
+    assert text.count("\n| cross-entropy |") == 9  # it is not ahead of itself
     drawn = {path.stem for path in tmp_path.glob("*.svg")}
     assert {"label-noise", "samples", "sigma", "fgsm", "ifgsm-transfer"} <= drawn
     assert "nearest" in (tmp_path / "fgsm.svg").read_text()

@@ -57,6 +57,14 @@ def observations(lines: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["figure", "way", "level", "seed", "value"])
 
 
+def leads(seen: pd.DataFrame) -> pd.DataFrame:
+    """How far each way is ahead of cross-entropy with the same seed, that is, the same wrong labels."""
+    part = seen[seen["figure"] == "label_noise"]
+    base = part["way"] == "cross-entropy"
+    pairs = part[~base].merge(part[base], on=["level", "seed"], suffixes=("", "_base"))
+    return pairs.assign(figure="lead", value=pairs["value"] - pairs["value_base"])[seen.columns]
+
+
 def intervals(seen: pd.DataFrame) -> pd.DataFrame:
     """Mean, and the ends of its 95 % t interval, over the seeds."""
     grouped = seen.groupby(["figure", "way", "level"], sort=False)["value"]
@@ -130,7 +138,7 @@ def main() -> None:
     """Writes tables.md and the SVGs."""
     lines = [json.loads(line) for line in (HERE / "runs.jsonl").read_text().splitlines()]
     seen = observations(lines)
-    found = intervals(seen)
+    found = intervals(pd.concat([seen, leads(seen)]))
     seeds = seen.groupby("figure")["seed"].nunique()
     text = [
         "# The paper's regimes",
@@ -145,6 +153,7 @@ def main() -> None:
     ):
         draw(level.replace("_", "-"), [panel(found[found["figure"] == level], level, title)])
         text.append(markdown(found, level, level, title))
+    text.insert(5, markdown(found, "lead", "label_noise", "Ahead of cross-entropy under label noise, points"))
     honest = panel(found[found["figure"] == "nearest_linf"], "eps", "nearest")
     for attack, title in ATTACKS.items():
         draw(attack.replace("_", "-"), [panel(found[found["figure"] == attack], "eps", title), honest])
