@@ -42,7 +42,8 @@ def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -
         `torch.autograd.grad` of the scores at it is defined even where the next operation works in place.
 
     Raises:
-        MarginkitError: a layer is unknown, did not run exactly once, or did not give one tensor a sample.
+        MarginkitError: a layer is unknown, lies inside a compiled module, did not run exactly once, or did
+            not give one tensor a sample.
     """
     modules = dict(model.named_modules())
     seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
@@ -55,6 +56,11 @@ def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -
                 continue
             if layer not in modules or not layer:
                 raise UsageError(f"unknown layer {layer!r}; this model has {_list(modules)}")
+            if _inside_compiled(modules, layer):
+                raise MarginkitError(
+                    f"layer {layer!r} runs inside a compiled model, where gradients at it would be wrong:"
+                    " pass the original module, or take the input alone"
+                )
             hook = partial(_record, seen[layer], layer, len(x))
             hooks.callback(modules[layer].register_forward_hook(hook).remove)
         scores = model(x)
@@ -83,6 +89,17 @@ def resolve_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     every = default_layers(model)
     groups = {"all": every, "hidden": every[1:]}
     return tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+
+
+def compiled(module: nn.Module) -> bool:
+    """Whether it came from `torch.compile` or was compiled in place."""
+    return "_orig_mod" in dict(module.named_children()) or module._compiled_call_impl is not None
+
+
+def _inside_compiled(modules: dict[str, nn.Module], layer: str) -> bool:
+    parts = layer.split(".")
+    around = [modules[".".join(parts[:i])] for i in range(len(parts))]
+    return modules[layer]._compiled_call_impl is not None or any(map(compiled, around))
 
 
 def _record(seen: list[Tensor], layer: str, n: int, module: nn.Module, args: Any, output: Any) -> Tensor:

@@ -129,3 +129,36 @@ def test_evaluating_restores_each_modules_own_mode():
         assert not any(m.training for m in model.modules())
         assert torch.is_grad_enabled()
     assert [m.training for m in model.modules()] == [True, True, False, True]
+
+
+def in_place(model: nn.Sequential) -> nn.Sequential:
+    model.compile(backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"),
+    [
+        (torch.compile(pair(False), backend="eager"), "_orig_mod.0"),
+        (in_place(pair(False)), "0"),
+        (nn.Sequential(torch.compile(pair(False), backend="eager"), nn.Linear(3, 2)), "0._orig_mod.2"),
+    ],
+    ids=["whole", "in place", "a part"],
+)
+def test_layers_inside_compiled_models_are_refused(model, layer):
+    """Hooks there are traced, and gradients taken at what they saw are silently wrong."""
+    with pytest.raises(MarginkitError, match="pass the original module"):
+        capture(model, torch.randn(5, 4), (layer,))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("layers", [("input",), ("input", "0")])
+def test_what_lies_outside_the_compiled_part_is_as_in_the_original(layers):
+    plain = pair(False)
+    whole = nn.Sequential(plain, nn.Linear(3, 2))
+    partly = nn.Sequential(torch.compile(plain, backend="aot_eager"), whole[1])
+    x, found = torch.randn(5, 4), []
+    for model in (whole, partly):
+        scores, activations = capture(model, x, layers)
+        found.append(torch.autograd.grad(scores[:, 0].sum(), activations))
+    assert_close(*found)

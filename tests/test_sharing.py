@@ -106,6 +106,12 @@ def test_nothing_is_shared_where_samples_may_interact_or_modules_are_unknown(inn
     assert owning(network(*inner)) == {}
 
 
+def test_nothing_is_shared_in_compiled_models():
+    model = network(nn.ReLU())
+    model.compile(backend="eager")
+    assert owning(model) == {}
+
+
 def test_a_second_backward_says_what_to_do():
     value = LargeMargin(**PAPER)(classifier(), *batch())
     value.backward(retain_graph=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch._dynamo import OptimizedModule
 
+from marginkit.activations import compiled
 from marginkit.errors import MarginkitError
 
 
 def require_eager(model: nn.Module) -> None:
     """Refuses compiled modules: their double backward fails, and has been silently wrong (pytorch#181581)."""
     for name, module in model.named_modules():
-        if isinstance(module, OptimizedModule):
+        if compiled(module):
             raise MarginkitError(
                 f"differentiate_norm=True needs an eager model, but {name or 'the model'} is compiled:"
                 " pass the original module, or use differentiate_norm=False"

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from marginkit.activations import compiled
 from marginkit.models import Normalize
 from marginkit.norms import along
 
@@ -60,8 +61,8 @@ def owning(model: nn.Module) -> dict[str, list[Tensor]]:
     own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in modules}
     parts = [*(module for _, module in modules), *(p for parameters in own.values() for p in parameters)]
     kinds = {type(module) for _, module in modules}
-    right = type(model) is nn.Sequential and kinds <= {*SEPARATE} and len({*map(id, parts)}) == len(parts)
-    if not (right and kinds & {*CONVOLUTIONS}):
+    plain = type(model) is nn.Sequential and kinds <= {*SEPARATE} and not any(map(compiled, model.modules()))
+    if not (plain and len({*map(id, parts)}) == len(parts) and kinds & {*CONVOLUTIONS}):
         return {}
     return {name: parameters for name, parameters in own.items() if parameters}
 
