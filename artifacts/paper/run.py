@@ -24,13 +24,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from marginkit.checkpoint import Checkpoint
-from marginkit.checkpoint import load as load_checkpoint
 from marginkit.data import Data, Source, load
 from marginkit.evaluation import noise_accuracy
 from marginkit.losses.inner import worst_inputs
 from marginkit.margins.nearest import Nearest
 from marginkit.norms import L2, LINF
 from marginkit.recipe import Recipe
+from marginkit.regimes import limited
 from marginkit.training import accuracy, train
 from marginkit.types import Threat
 
@@ -83,28 +83,35 @@ def runs() -> Iterator[Run]:
             yield from (Run(way, seed, samples=size) for size in SIZES)
 
 
-def fit(run: Run, data: Data, settings: dict[str, Any], held_out: int = 0) -> Checkpoint:
-    """The model of a run after its last epoch, with so many samples held out beside its own."""
+def fit(run: Run, data: Data, settings: dict[str, Any]) -> Checkpoint:
+    """The model of a run after its last epoch."""
     loss, options = WAYS[run.way]
-    count = run.samples + held_out
     recipe = Recipe(
         learning_rate=settings["learning_rate"],
         epochs=settings["epochs"] * max(1, min(10, SAMPLES // run.samples // 2)),  # few samples: more passes
-        validation=held_out / count,
-        fraction=count / len(data),
+        validation=0.0,
+        fraction=run.samples / len(data),
         label_noise=run.label_noise,
         seed=run.seed,
     )
     with TemporaryDirectory() as folder:
         at = Path(folder) / "model.pt"
-        train(data, at, architecture_options=ARCHITECTURE, loss=loss, loss_options=options, recipe=recipe)
-        return load_checkpoint(at.with_name("model.last.pt"))[0]
+        return train(
+            data, at, architecture_options=ARCHITECTURE, loss=loss, loss_options=options, recipe=recipe
+        )
 
 
 def tune(way: str, noise: float, root: Path) -> dict[str, Any]:
-    """The best of the grid, the same for every way, and what each point of it gave."""
-    run, data = Run(way, 0, noise), mnist(root, "train")
-    scores = [fit(run, data, point, HELD_OUT).training["history"][-1]["accuracy"] for point in GRID]
+    """The best of the grid, the same for every way, and what each point gave on held-out samples."""
+    data = mnist(root, "train")
+    data, _ = limited(data, (SAMPLES + HELD_OUT) / len(data), noise, seed=0)
+    own = replace(data, labels=data.labels[:SAMPLES])
+    held_out = replace(
+        data,
+        inputs=lambda positions: data.inputs([SAMPLES + position for position in positions]),
+        labels=data.labels[SAMPLES:],
+    )
+    scores = [accuracy(fit(Run(way, 0), own, point).model(), held_out) for point in GRID]
     return GRID[scores.index(max(scores))] | {"held_out": scores}
 
 
@@ -175,8 +182,11 @@ def _right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
 
 def choose(pool: ProcessPoolExecutor, root: Path) -> None:
     """Writes chosen.json."""
+    best: dict[str, dict[str, Any]] = {way: {} for way in WAYS}
     jobs = {(way, noise): pool.submit(tune, way, noise, root) for way, noise in product(WAYS, TUNED_AT)}
-    best = {way: {str(noise): jobs[way, noise].result() for noise in TUNED_AT} for way in WAYS}
+    for (way, noise), job in jobs.items():
+        best[way][str(noise)] = job.result()
+        click.echo(f"{way}, {noise:.0%} wrong labels: {best[way][str(noise)]}")
     CHOSEN.write_text(json.dumps(best, indent=1) + "\n")
 
 
