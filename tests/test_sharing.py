@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from marginkit.errors import MarginkitError
 from marginkit.losses import large_margin as module
 from marginkit.losses.large_margin import LargeMargin
 from marginkit.losses.sharing import owning
@@ -110,6 +111,14 @@ def test_nothing_is_shared_in_compiled_models():
     model = network(nn.ReLU())
     model.compile(backend="eager")
     assert owning(model) == {}
+
+
+def test_many_rivals_have_no_pass_to_share():
+    x, y = batch()
+    hidden = nn.Linear(64, 5).double()
+    h = hidden(x.flatten(1))
+    with pytest.raises(MarginkitError, match="of one rival: give 1"):
+        module.large_margin(h, y, [h], top_k=2, owners=[module.Owner(h, list(hidden.parameters()))])
 
 
 def test_a_second_backward_says_what_to_do():

@@ -78,7 +78,8 @@ def large_margin(
         together: take the gradients of all rivals in one vectorised pass.
 
     Raises:
-        MarginkitError: top_k exceeds the rivals there are, or gamma and layer_weights do not fit the layers.
+        MarginkitError: top_k exceeds the rivals there are, or is not 1 with owners; gamma or layer_weights do
+            not fit the layers.
     """
     check_scores(scores, y)
     classes = scores.shape[1]
@@ -86,6 +87,8 @@ def large_margin(
         raise MarginkitError(
             f"top_k is {top_k}, but there are {classes - 1} rivals: give 1 to {classes - 1}, or None for all"
         )
+    if owners and top_k != 1:
+        raise MarginkitError(f"top_k is {top_k}, but owners share the backward pass of one rival: give 1")
     weights = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
     weights = _per_layer("layer_weights", 1.0 if weights is None else weights, activations)
 

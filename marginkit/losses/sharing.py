@@ -2,8 +2,8 @@
 
 The norms take the gradient of D, the difference to a rival, at some layers. The loss is a function of D, with
 the norms held constant: where samples do not interact, its gradient at any activation is D's there, times one
-number for each sample. So what the first pass found on its way down serves again, and what is left
-is each module's own share.
+number for each sample. So what the first pass found on its way down serves again, and what is left is each
+module's own share.
 """
 
 from __future__ import annotations
@@ -26,15 +26,8 @@ DENSE = (
     nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh,
 )  # fmt: skip
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-SEPARATE = (
-    *DENSE,
-    *CONVOLUTIONS,
-    nn.MaxPool1d,
-    nn.MaxPool2d,
-    nn.AvgPool1d,
-    nn.AvgPool2d,
-    nn.AdaptiveAvgPool2d,
-)
+POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+SEPARATE = (*DENSE, *CONVOLUTIONS, *POOLS)
 
 
 @dataclass(frozen=True)
