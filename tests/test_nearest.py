@@ -225,3 +225,16 @@ def test_an_attempt_grows_until_it_meets_the_boundary(norm):
     found = refine(case.model, case.x, case.y, Threat(norm, None, None), pool, 20)
     assert found.best.isfinite().all()
     assert (found.best >= distance).all()
+
+
+@pytest.mark.parametrize("effort", [effort for effort in EFFORTS if effort != "fast"])
+def test_the_nearest_boundary_may_be_the_fourth_rivals_by_logit(effort, norm):
+    """Three rivals have larger logits, and one that is steeper the nearest boundary."""
+    model = nn.Linear(4, 5).double()
+    slopes = torch.tensor([0.0, 1.0, 1.1, 1.2, 30.0], dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.diag(slopes)[:, 1:])
+        model.bias.copy_(torch.tensor([0.0, -1, -2, -3, -4]))
+    x, y = torch.zeros(1, 4, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    found = Nearest(effort=effort)(model, x, y, Threat(norm, None, None)).upper
+    torch.testing.assert_close(found, torch.tensor([4 / 30], dtype=torch.float64), rtol=1e-3, atol=0)

@@ -32,7 +32,7 @@ EFFORTS: dict[str, dict[str, object]] = {
         "precision": 2**-10,
     },
     "balanced": {
-        "rivals": 2,
+        "rivals": 4,
         "starts": ("linf:0", "own:0", "input:1"),
         "stages": ((6, 1, 1.0), (15, 1, 1.0)),
         "units": 0,
