@@ -76,3 +76,13 @@ def test_the_tables_and_figures_come_from_the_runs(run, figures, tmp_path):
     drawn = {path.stem for path in tmp_path.glob("*.svg")}
     assert {"label-noise", "samples", "sigma", "fgsm", "ifgsm-transfer"} <= drawn
     assert "nearest" in (tmp_path / "fgsm.svg").read_text()
+
+
+def test_budgets_are_all_there_with_their_intervals(run, monkeypatch):
+    monkeypatch.syspath_prepend(str(PAPER))
+    budget = runpy.run_path(str(PAPER / "budget.py"))
+    plan = budget["PLAN"]
+    assert len({tuple(line.items()) for line in plan}) == len(plan) == 2 * 2 * 2 * 3 * len(run["SEEDS"])
+    text = budget["table"]([line | {"accuracy": 0.9 + line["seed"] / 100} for line in plan])
+    assert text.count("| 91.0 ± 2.5 | 91.0 ± 2.5 | 91.0 ± 2.5 |") == 8
+    assert "| 20 % | cross-entropy, 0.001 |" in text
