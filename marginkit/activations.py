@@ -29,13 +29,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+def capture(
+    model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str], *, inplace: bool = True
+) -> tuple[Tensor, list[Tensor]]:
     """Runs the model and returns its scores with the activations they were computed from.
 
     Args:
         model: any module; hooks are set for this one forward pass and taken off again.
         x: a batch.
         layers: names as in `named_modules()`, or `input` for x itself.
+        inplace: whether some operation may work in place; where none does, nothing has to be copied.
 
     Returns:
         The model's output, and one tensor [n, ...] a layer, each in the graph of the output, so that
@@ -52,7 +55,7 @@ def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -
             if layer == INPUT:
                 x = _leaf(x)
                 seen[INPUT].append(x)
-                x = x.clone()
+                x = x.clone() if inplace else x
                 continue
             if layer not in modules or not layer:
                 raise UsageError(f"unknown layer {layer!r}; this model has {_list(modules)}")
@@ -61,7 +64,7 @@ def capture(model: nn.Module, x: Float[Tensor, "n *d"], layers: Sequence[str]) -
                     f"layer {layer!r} runs inside a compiled model, where gradients at it would be wrong:"
                     " pass the original module, or take the input alone"
                 )
-            hook = partial(_record, seen[layer], layer, len(x))
+            hook = partial(_record, seen[layer], layer, len(x), inplace)
             hooks.callback(modules[layer].register_forward_hook(hook).remove)
         scores = model(x)
     for layer, tensors in seen.items():
@@ -102,7 +105,9 @@ def _inside_compiled(modules: dict[str, nn.Module], layer: str) -> bool:
     return modules[layer]._compiled_call_impl is not None or any(map(compiled, around))
 
 
-def _record(seen: list[Tensor], layer: str, n: int, module: nn.Module, args: Any, output: Any) -> Tensor:
+def _record(
+    seen: list[Tensor], layer: str, n: int, inplace: bool, module: nn.Module, args: Any, output: Any
+) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point() or output.shape[:1] != (n,):
         found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise MarginkitError(
@@ -110,7 +115,7 @@ def _record(seen: list[Tensor], layer: str, n: int, module: nn.Module, args: Any
         )
     activation = output if output.requires_grad else _leaf(output)
     seen.append(activation)
-    return activation.clone()  # what follows may work in place
+    return activation.clone() if inplace else activation
 
 
 def _leaf(x: Tensor) -> Tensor:

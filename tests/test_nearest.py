@@ -106,11 +106,12 @@ def test_relu_networks_distances_are_found(relu_network, norm, box):
 
 
 def test_more_effort_finds_nearer_inputs(network, samples, norm):
+    """In the mean, and but for a thousandth: a sample may keep another start."""
     x, y = samples
     found = [Nearest(effort)(network, x, y, Threat(norm)).upper for effort in EFFORTS]  # type: ignore[arg-type]
     assert all(part.isfinite().all() for part in found)
     for less, more in itertools.pairwise(found):
-        assert more.mean() <= less.mean() * (1 + 1e-6)
+        assert more.mean() <= less.mean() * (1 + 1e-3)
 
 
 def test_polish_is_what_closes_the_last_gap(network, samples, norm):

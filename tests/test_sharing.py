@@ -100,8 +100,9 @@ def test_a_plain_sequence_has_owners():
         [nn.Conv2d(4, 4, 1)] * 2,
         [nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))],
         tied(),
+        [nn.ReLU(inplace=True)],
     ],
-    ids=["BatchNorm", "a module of the user's", "one that runs twice", "parametrised", "tied"],
+    ids=["BatchNorm", "a module of the user's", "one that runs twice", "parametrised", "tied", "in place"],
 )
 def test_nothing_is_shared_where_samples_may_interact_or_modules_are_unknown(inner):
     assert owning(network(*inner)) == {}

@@ -191,11 +191,11 @@ class LargeMargin:
         layers = resolve_layers(model, self.layers)
         own = owning(model) if self._shares(x) else {}
         points = tuple(dict.fromkeys((*layers, *own)))
-        clean, here = capture(model, x, layers if self.steps else points)
+        clean, here = capture(model, x, layers if self.steps else points, inplace=not own)
         logits, there, moved = clean, here, None
         if self.steps:
             check_scores(clean, y)
-            logits, there = capture(model, self._ahead(model, x, y), points)
+            logits, there = capture(model, self._ahead(model, x, y), points, inplace=not own)
             moved = [(h - before).detach() for h, before in zip(there, here, strict=False)]
         at = dict(zip(points, there, strict=True))
         loss = large_margin(

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from marginkit.activations import compiled
 from marginkit.models import Normalize
-from marginkit.norms import along
+from marginkit.norms import column
 
 DENSE = (
     nn.Sequential, nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, Normalize,
@@ -54,7 +54,8 @@ def owning(model: nn.Module) -> dict[str, list[Tensor]]:
     own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in modules}
     parts = [*(module for _, module in modules), *(p for parameters in own.values() for p in parameters)]
     kinds = {type(module) for _, module in modules}
-    plain = type(model) is nn.Sequential and kinds <= {*SEPARATE} and not any(map(compiled, model.modules()))
+    altered = any(compiled(module) or getattr(module, "inplace", False) for module in model.modules())
+    plain = type(model) is nn.Sequential and kinds <= {*SEPARATE} and not altered
     if not (plain and len({*map(id, parts)}) == len(parts) and kinds & {*CONVOLUTIONS}):
         return {}
     return {name: parameters for name, parameters in own.items() if parameters}
@@ -88,7 +89,7 @@ class _Shared(torch.autograd.Function):
             raise RuntimeError("this loss was differentiated before, which frees its graph: compute it anew")
         found: list[Tensor] = []
         for owner, gradient in zip(ctx.owners, ctx.gradients, strict=True):
-            seed = along(weight.squeeze(1), gradient)
+            seed = gradient.mul_(column(weight.squeeze(1), gradient))
             found += torch.autograd.grad(owner.output, owner.parameters, seed)
         ctx.owners = ctx.gradients = None
         return None, None, None, *found
