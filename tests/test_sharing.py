@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from marginkit.errors import MarginkitError
 from marginkit.losses import large_margin as module
 from marginkit.losses.large_margin import LargeMargin
-from marginkit.losses.sharing import owning
+from marginkit.losses.sharing import entrance, owning
 from marginkit.models import ARCHITECTURES
 
 PAPER = {"steps": 0, "gamma": 1.0, "cross_entropy": 0.0}
@@ -46,6 +46,24 @@ def test_shared_gradients_are_those_of_two_passes(options, monkeypatch):
     shared = derived(model, loss)
     monkeypatch.setattr(module, "owning", lambda model: {})
     assert_close(shared, derived(model, loss), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, PAPER | {"top_k": 3, "aggregate": "sum"}], ids=str)
+def test_the_inputs_gradient_is_the_same_by_the_other_kernel(options, monkeypatch):
+    model, loss = classifier(), LargeMargin(**options)
+    before = torch.backends.mkldnn.is_available(), torch._C._get_mkldnn_enabled()
+    native = derived(model, loss)
+    assert before == (torch.backends.mkldnn.is_available(), torch._C._get_mkldnn_enabled())
+    monkeypatch.setattr(module, "entrance", lambda model: None)
+    assert_close(native, derived(model, loss), rtol=1e-10, atol=1e-14)
+
+
+def test_only_gray_images_have_an_entrance():
+    assert entrance(network(nn.ReLU())) == "0"
+    assert entrance(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))) is None
+    assert entrance(network(nn.ReLU(inplace=True))) is None
+    assert entrance(nn.Sequential(*[nn.Conv2d(1, 1, 3, padding=1)] * 2, nn.Flatten())) is None
+    assert entrance(classifier("mlp")) is None
 
 
 def test_all_rivals_at_once_are_one_after_the_other(monkeypatch):

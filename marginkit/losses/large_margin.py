@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import capture, resolve_layers
+from marginkit.activations import INPUT, capture, resolve_layers
 from marginkit.errors import MarginkitError
 from marginkit.logits import Labels, check_scores, differences, gradients, rivals
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.second_order import require_double_backward, require_eager
-from marginkit.losses.sharing import Owner, dense, owning, with_shared_backward
+from marginkit.losses.sharing import Owner, dense, entrance, owning, with_shared_backward
 from marginkit.losses.tangent import toward_boundary
 from marginkit.norms import NORMS, Vectors, dot
 from marginkit.processes import gathered
@@ -43,6 +43,7 @@ def large_margin(
     moved: Sequence[Tensor] | None = None,
     owners: Sequence[Owner] = (),
     together: bool = False,
+    entry: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """The large-margin loss of given scores and the activations they were computed from.
 
@@ -75,7 +76,7 @@ def large_margin(
         epsilon: added to the norm.
         moved: for each activation, its displacement from the point whose distance is wanted; None for 0.
         owners: of all parameters, where these are to share one backward pass with the norms; top_k is 1 then.
-        together: take the gradients of all rivals in one vectorised pass.
+        together, entry: as in `gradients`.
 
     Raises:
         MarginkitError: top_k exceeds the rivals there are, or is not 1 with owners; gamma or layer_weights do
@@ -97,7 +98,12 @@ def large_margin(
     lengths, shifts = [], []
     points = [*activations, *(owner.output for owner in owners)]
     for grads in gradients(
-        difference, points, differentiable=differentiate_norm, keep_graph=True, together=together
+        difference,
+        points,
+        differentiable=differentiate_norm,
+        keep_graph=True,
+        together=together,
+        entry=entry,
     ):
         here, at_owners = grads[: len(activations)], grads[len(activations) :]
         lengths.append(torch.stack([dual.length(g) for g in here], 1))
@@ -190,12 +196,13 @@ class LargeMargin:
             require_eager(model)
         layers = resolve_layers(model, self.layers)
         own = owning(model) if self._shares(x) else {}
-        points = tuple(dict.fromkeys((*layers, *own)))
-        clean, here = capture(model, x, layers if self.steps else points, inplace=not own)
+        first = entrance(model) if layers[0] == INPUT and not self.differentiate_norm else None
+        points = tuple(dict.fromkeys((*layers, *own, *([first] if first else []))))
+        clean, here = capture(model, x, layers if self.steps else points, inplace=not (own or first))
         logits, there, moved = clean, here, None
         if self.steps:
             check_scores(clean, y)
-            logits, there = capture(model, self._ahead(model, x, y), points, inplace=not own)
+            logits, there = capture(model, self._ahead(model, x, y), points, inplace=not (own or first))
             moved = [(h - before).detach() for h, before in zip(there, here, strict=False)]
         at = dict(zip(points, there, strict=True))
         loss = large_margin(
@@ -214,6 +221,7 @@ class LargeMargin:
             moved=moved,
             owners=[Owner(at[name], parameters) for name, parameters in own.items()],
             together=self.top_k != 1 and not self.differentiate_norm and dense(model),
+            entry=at[first] if first else None,
         )
         return loss + self.cross_entropy * F.cross_entropy(clean, y) if self.cross_entropy else loss
 

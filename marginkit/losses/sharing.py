@@ -50,15 +50,35 @@ def owning(model: nn.Module) -> dict[str, list[Tensor]]:
     another's: that is known of a sequence of certain modules, each of which runs once and has its parameters
     to itself. It pays with convolutions.
     """
-    modules = list(model.named_modules(remove_duplicate=False))
-    own = {name: [p for p in module.parameters(recurse=False) if p.requires_grad] for name, module in modules}
-    parts = [*(module for _, module in modules), *(p for parameters in own.values() for p in parameters)]
-    kinds = {type(module) for _, module in modules}
-    altered = any(compiled(module) or getattr(module, "inplace", False) for module in model.modules())
-    plain = type(model) is nn.Sequential and kinds <= {*SEPARATE} and not altered
-    if not (plain and len({*map(id, parts)}) == len(parts) and kinds & {*CONVOLUTIONS}):
+    own = {
+        name: [p for p in module.parameters(recurse=False) if p.requires_grad]
+        for name, module in model.named_modules()
+    }
+    trained = [id(p) for parameters in own.values() for p in parameters]
+    if not _plain(model) or len({*trained}) < len(trained):
         return {}
     return {name: parameters for name, parameters in own.items() if parameters}
+
+
+def entrance(model: nn.Module) -> str | None:
+    """The convolution that the input, of one channel and on a CPU, goes through first; None where unknown."""
+    if not _plain(model):
+        return None
+    name, first = next(
+        (n, m) for n, m in model.named_modules() if any(True for _ in m.parameters(recurse=False))
+    )
+    gray = isinstance(first, nn.Conv2d) and first.in_channels == 1 and first.weight.device.type == "cpu"
+    return name if gray else None
+
+
+def _plain(model: nn.Module) -> bool:
+    """Whether it is a sequence of certain modules as they are, each run once, with convolutions."""
+    modules = [module for _, module in model.named_modules(remove_duplicate=False)]
+    kinds = {type(module) for module in modules}
+    altered = any(compiled(module) or getattr(module, "inplace", False) for module in modules)
+    once = len({*map(id, modules)}) == len(modules)
+    known = type(model) is nn.Sequential and kinds <= {*SEPARATE} and bool(kinds & {*CONVOLUTIONS})
+    return known and once and not altered
 
 
 def with_shared_backward(
