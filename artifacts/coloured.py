@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 
 SIZE, SHIFTS = 32, 5
 

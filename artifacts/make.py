@@ -20,17 +20,19 @@ import click
 import numpy as np
 import torch
 
-from marginkit.checkpoint import Checkpoint
-from marginkit.compare import Settings
-from marginkit.data import Source, load
-from marginkit.measure import measure_file
-from marginkit.recipe import Recipe
+from marginkit.comparison.compare import Settings
+from marginkit.comparison.study import Study
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.measurement.measure import measure_file
+from marginkit.models.checkpoint import Checkpoint
 from marginkit.report import markup
-from marginkit.report.study import Study
-from marginkit.table import read, write
-from marginkit.training import train
+from marginkit.table.reading import read
+from marginkit.table.writing import write
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent / "marginkit_artifacts"
 CROWN = {"ascents": 0}  # a third of the time for 1 % of the radius
 
 

@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from marginkit.losses.cross_entropy import CrossEntropy
     from marginkit.losses.hinge import Hinge
     from marginkit.losses.large_margin import LargeMargin, large_margin
-    from marginkit.margins import METHODS
-    from marginkit.margins.crown import Crown
-    from marginkit.margins.deepfool import DeepFool
-    from marginkit.margins.exact import Exact
-    from marginkit.margins.first_order import FirstOrder
-    from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
-    from marginkit.margins.lipschitz import Lipschitz
-    from marginkit.margins.nearest import Nearest
-    from marginkit.margins.peers import TorchAttack
-    from marginkit.margins.pgd import PGD
-    from marginkit.margins.smoothing import Smoothing
+    from marginkit.methods import METHODS
+    from marginkit.methods.crown import Crown
+    from marginkit.methods.deepfool import DeepFool
+    from marginkit.methods.exact import Exact
+    from marginkit.methods.first_order import FirstOrder
+    from marginkit.methods.fixed_radius import BIM, FGSM, FixedPGD
+    from marginkit.methods.lipschitz import Lipschitz
+    from marginkit.methods.nearest import Nearest
+    from marginkit.methods.pgd import PGD
+    from marginkit.methods.smoothing import Smoothing
+    from marginkit.methods.torchattacks import TorchAttack
     from marginkit.norms import L1, L2, LINF, NORMS
-    from marginkit.recipe import Recipe
-    from marginkit.table import MarginTable
-    from marginkit.table import read as load
-    from marginkit.table import write as save
-    from marginkit.training import train
+    from marginkit.table.reading import read as load
+    from marginkit.table.table import MarginTable
+    from marginkit.table.writing import write as save
+    from marginkit.training.loop import train
+    from marginkit.training.recipe import Recipe
     from marginkit.types import Bracket, Estimate, Threat
 
 _HOMES = {
@@ -37,7 +37,7 @@ _HOMES = {
     "kinds": ("Kind", "Status"),
     "losses": ("LOSSES", "CrossEntropy", "Hinge", "LargeMargin"),
     "losses.large_margin": ("large_margin",),
-    "margins": (
+    "methods": (
         "METHODS",
         "BIM",
         "FGSM",
@@ -51,11 +51,13 @@ _HOMES = {
         "Nearest",
         "Smoothing",
     ),
-    "margins.peers": ("TorchAttack",),
+    "methods.torchattacks": ("TorchAttack",),
     "norms": ("L1", "L2", "LINF", "NORMS"),
-    "table": ("MarginTable", "load", "save"),
-    "recipe": ("Recipe",),
-    "training": ("train",),
+    "table.reading": ("load",),
+    "table.table": ("MarginTable",),
+    "table.writing": ("save",),
+    "training.loop": ("train",),
+    "training.recipe": ("Recipe",),
     "types": ("Bracket", "Estimate", "Threat"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

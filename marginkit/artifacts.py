@@ -9,7 +9,7 @@ from pathlib import Path
 from marginkit.errors import UsageError
 
 PREFIX = "artifact:"
-PACKAGE = "marginkit_artifacts"  # the folder artifacts/, as it is installed
+PACKAGE = "marginkit_artifacts"
 
 
 def located(path: str | Path, suffix: str = ".h5") -> Path:
@@ -37,7 +37,7 @@ def available(suffix: str = ".h5") -> dict[str, Path]:
     try:
         top = resources.files(PACKAGE)
     except ModuleNotFoundError:  # not installed: the folder beside this package
-        top = Path(__file__).parents[1] / "artifacts"
+        top = Path(__file__).parents[1] / "artifacts" / PACKAGE
     folders = sorted((entry for entry in top.iterdir() if entry.is_dir()), key=_name) if top.is_dir() else []
     files = [(folder, file) for folder in folders for file in sorted(folder.iterdir(), key=_name)]
     return {

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from marginkit.data import Source, load
+from marginkit.comparison.study import Study
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
-from marginkit.files import require_absent
-from marginkit.measure import measure_file
-from marginkit.progress import Track, silent
-from marginkit.recipe import Recipe
+from marginkit.events import Track, silent
+from marginkit.files.atomic import require_absent
+from marginkit.measurement.measure import measure_file
 from marginkit.report import html
-from marginkit.report.study import Study
-from marginkit.table import write
-from marginkit.training import train
+from marginkit.table.writing import write
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
 LOSSES = ("cross-entropy", "large-margin")
 METHODS = ("first_order", "nearest")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import Source, batches, load
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import load
+from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.norms import NORMS, Norm
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
 torch.set_num_threads(1)  # pytest-xdist already uses every core
 

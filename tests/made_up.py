@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from marginkit.kinds import Kind, Status
-from marginkit.table import Column, MarginTable
+from marginkit.table.table import Column, MarginTable
 
 ABOUT = {"dataset": {"name": "d", "split": "test", "fingerprint": "f"}, "threat": {"low": 0.0, "high": 1.0}}
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from marginkit.activations import capture, default_layers, evaluating, resolve_layers
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.models import ARCHITECTURES
+from marginkit.models.architectures import ARCHITECTURES
 
 
 def pair(inplace: bool) -> nn.Sequential:

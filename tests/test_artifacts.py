@@ -13,12 +13,13 @@ from click.testing import CliRunner
 from marginkit_cli.main import main
 
 from marginkit.artifacts import available, located
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import load
+from marginkit.data.sources import load
 from marginkit.errors import UsageError
-from marginkit.evaluation import noise_accuracy
-from marginkit.measure import measure_file
-from marginkit.table import read, write
+from marginkit.measurement.measure import measure_file
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.table.reading import read
+from marginkit.table.writing import write
+from marginkit.training.evaluation import noise_accuracy
 
 ROOT = Path(__file__).parent.parent
 SEARCHED = 40

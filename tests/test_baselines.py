@@ -11,17 +11,18 @@ from closed_form import linear
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
 from marginkit.losses.adversarial import Adversarial
 from marginkit.losses.gradient_penalty import GradientPenalty
-from marginkit.losses.inner import worst_inputs
+from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.losses.mma import MaxMargin
 from marginkit.losses.trades import Trades
-from marginkit.margins.nearest import Nearest
+from marginkit.methods.nearest import Nearest
 from marginkit.norms import LINF, NORMS
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
 NO_BOX = {"low": None, "high": None}

@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from marginkit.bounds.ball import Ball
-from marginkit.bounds.graph import doubled, trace
-from marginkit.bounds.pooling import MaxPool
-from marginkit.bounds.propagate import Propagation
-from marginkit.bounds.relaxations import GELU, GELU_TANH, SIGMOID, SILU, TANH, Rectifier, Smooth
-from marginkit.bounds.unsupported import Unsupported
+from marginkit.bounds.graph.graph import doubled, trace
+from marginkit.bounds.graph.pooling import MaxPool
+from marginkit.bounds.graph.relaxations import GELU, GELU_TANH, SIGMOID, SILU, TANH, Rectifier, Smooth
+from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation
 from marginkit.kinds import Status
-from marginkit.margins.crown import Crown
-from marginkit.margins.deepfool import DeepFool
-from marginkit.margins.nearest import Nearest
-from marginkit.models import Normalize
+from marginkit.methods.crown import Crown
+from marginkit.methods.deepfool import DeepFool
+from marginkit.methods.nearest import Nearest
+from marginkit.models.architectures import Normalize
 from marginkit.norms import L1, L2, LINF, NORMS, Norm
 from marginkit.types import Threat
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from made_up import model
 
-from marginkit.compare import Settings
+from marginkit.comparison.compare import Settings
+from marginkit.comparison.study import Study
 from marginkit.report import html
-from marginkit.report.study import Study
-from marginkit.table import write
+from marginkit.table.writing import write
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

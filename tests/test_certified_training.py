@@ -8,15 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
 from marginkit.losses.certified import Certified
 from marginkit.losses.lipschitz_margin import LipschitzMargin
-from marginkit.margins.crown import Crown
-from marginkit.margins.lipschitz import Lipschitz
+from marginkit.methods.crown import Crown
+from marginkit.methods.lipschitz import Lipschitz
 from marginkit.norms import L2, LINF
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from marginkit.checkpoint import FORMAT, Checkpoint, load, save
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.models import ARCHITECTURES, Normalize
+from marginkit.models.architectures import ARCHITECTURES, Normalize
+from marginkit.models.checkpoint import FORMAT, Checkpoint, load, save
 
 architectures = pytest.mark.parametrize("name", ARCHITECTURES)
 endings = pytest.mark.parametrize("ending", [".pt", ".safetensors"])

@@ -15,9 +15,10 @@ import torch
 from click.testing import CliRunner
 from marginkit_cli.main import main
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import Source, load
-from marginkit.table import read
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.table.reading import read
 
 
 def run(*arguments: object, code: int = 0):
@@ -270,7 +271,7 @@ def test_an_unexpected_failure_is_one_line(here, checkpoint_path, monkeypatch):
     def explode(*args, **kwargs):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("marginkit.measure.measure_file", explode)
+    monkeypatch.setattr("marginkit.measurement.measure.measure_file", explode)
     result = run("measure", "--model", checkpoint_path, code=1)
     assert (
         result.stderr.strip()
@@ -282,7 +283,7 @@ def test_a_method_that_fails_is_shown_and_exits_with_5(here, checkpoint_path, mo
     def fails(*_):
         raise ZeroDivisionError("surprise")
 
-    monkeypatch.setattr("marginkit.margins.deepfool.DeepFool.__call__", fails)
+    monkeypatch.setattr("marginkit.methods.deepfool.DeepFool.__call__", fails)
     result = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", code=5)
     assert "deepfool.l2: 20 failed, ZeroDivisionError: surprise" in result.stdout
     assert "deepfool.l2 on 20 of 20 samples; --resume tries again" in result.stderr
@@ -310,7 +311,7 @@ def test_an_interruption_exits_with_130(here, checkpoint_path, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("marginkit.measure.measure_file", interrupt)
+    monkeypatch.setattr("marginkit.measurement.measure.measure_file", interrupt)
     said = run("measure", "--model", checkpoint_path, code=130).stderr
     assert "interrupted" in said
     assert "the same command with --resume goes on" in " ".join(said.split())

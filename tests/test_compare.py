@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from marginkit.compare import Settings, compare, compare_all
+from marginkit.comparison.compare import Settings, compare, compare_all
 from marginkit.kinds import Kind, Status
 from marginkit.report import overview, sentences, summary
-from marginkit.statistics.location import median
-from marginkit.table import Column, MarginTable
+from marginkit.table.summary import median
+from marginkit.table.table import Column, MarginTable
 
 
 def table(distance, *, index=None, name="deepfool", kind=Kind.UPPER, meta=None, estimate=None, **changes):

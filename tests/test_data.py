@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from marginkit.data import DATASETS, Source, batches, load
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import DATASETS, load
 from marginkit.errors import MarginkitError, UsageError
 
 

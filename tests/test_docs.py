@@ -14,12 +14,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from marginkit.activations import capture
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 from marginkit.losses import LOSSES
-from marginkit.measure import measure_file
-from marginkit.methods import configure_methods
+from marginkit.measurement.measure import measure_file
+from marginkit.methods.configure import configure_methods
 from marginkit.norms import L2
-from marginkit.table import write
+from marginkit.table.writing import write
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,7 +83,7 @@ def test_the_ported_train_function_trains(capsys):
 
 
 def test_the_distances_by_hand_are_the_librarys(network, samples):
-    from marginkit.margins.first_order import FirstOrder
+    from marginkit.methods.first_order import FirstOrder
     from marginkit.types import Threat
 
     space: dict = {}
@@ -125,13 +126,13 @@ def test_every_loss_and_its_options_are_documented(name):
 
 def test_every_doubt_is_documented():
     text = (ROOT / "docs/report.md").read_text()
-    codes = re.findall(r'Flag\(\s*"([a-z-]+)"', (ROOT / "marginkit/statistics/flags.py").read_text())
+    codes = re.findall(r'Flag\(\s*"([a-z-]+)"', (ROOT / "marginkit/comparison/flags.py").read_text())
     assert len(codes) >= 5
     assert all(f"`{code}`" in text for code in codes)
 
 
 def test_every_check_is_documented_with_its_threshold_and_source():
-    from marginkit.reliability.checks import CHECKS
+    from marginkit.table.verdicts import CHECKS
 
     text = (ROOT / "docs/reliability.md").read_text()
     for name, check in CHECKS.items():
@@ -141,7 +142,7 @@ def test_every_check_is_documented_with_its_threshold_and_source():
 
 
 def test_every_source_of_models_is_documented():
-    from marginkit.zoo import SOURCES
+    from marginkit.models.sources import SOURCES
 
     text = (ROOT / "docs/models.md").read_text()
     assert all(f"`{name}:NAME`" in text for name in SOURCES)
@@ -149,7 +150,7 @@ def test_every_source_of_models_is_documented():
 
 def test_every_method_and_status_is_documented():
     from marginkit.kinds import Status
-    from marginkit.margins import METHODS
+    from marginkit.methods import METHODS
 
     methods, form = (ROOT / "docs/methods.md").read_text(), (ROOT / "docs/format.md").read_text()
     assert all(f"## {name}" in methods for name in METHODS)

@@ -13,20 +13,21 @@ from closed_form import BOXED, LINEAR
 from test_nearest import exact as enumerated
 from torch import nn
 
-from marginkit.bounds.cap import Caps
-from marginkit.bounds.chaining import chain
-from marginkit.bounds.graph import trace
-from marginkit.data import load
+from marginkit.bounds.graph.graph import trace
+from marginkit.bounds.relu.from_graph import chain
+from marginkit.bounds.relu.half_space import Caps
+from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.margins.crown import Crown
-from marginkit.margins.exact import Exact
-from marginkit.margins.nearest import Nearest
-from marginkit.margins.region import Region
-from marginkit.measure import measure
+from marginkit.measurement.measure import measure
+from marginkit.methods.crown import Crown
+from marginkit.methods.exact import Exact
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.search.polytope import Region
 from marginkit.norms import L1, L2, LINF, NORMS
-from marginkit.statistics.brackets import ends, has_end
-from marginkit.table import read, write
+from marginkit.table.brackets import ends, has_end
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 from marginkit.types import Bracket, Threat
 
 FEW = 2
@@ -138,8 +139,8 @@ class Clock:
 
 
 def test_the_lower_end_never_gets_worse_with_more_time(norm, monkeypatch):
-    for name in ("exact", "anytime", "branching"):
-        monkeypatch.setattr(f"marginkit.margins.{name}.time", Clock())
+    for name in ("exact", "branch_and_bound.anytime", "branch_and_bound.best_first"):
+        monkeypatch.setattr(f"marginkit.methods.{name}.time", Clock())
     case = far(norm)
     known = Nearest("fast")(*case)
     found = [Exact(time_limit=s).close(*case, known) for s in (0.0, 4.0, 20.0, 60.0)]
@@ -170,9 +171,9 @@ def test_a_known_bracket_is_where_the_search_starts(network, few, monkeypatch):
     x, y = few
     threat = Threat(LINF)
     first = close(network, x, y, threat)
-    monkeypatch.setattr("marginkit.margins.exact.search", None)  # not called: nothing is open
-    monkeypatch.setattr("marginkit.margins.known.Nearest", None)
-    monkeypatch.setattr("marginkit.margins.known.Crown", None)
+    monkeypatch.setattr("marginkit.methods.exact.search", None)  # not called: nothing is open
+    monkeypatch.setattr("marginkit.methods.branch_and_bound.start.Nearest", None)
+    monkeypatch.setattr("marginkit.methods.branch_and_bound.start.Crown", None)
     again = Exact().close(network, x, y, threat, first)
     torch.testing.assert_close(again.upper, first.upper, rtol=1e-9, atol=0)
     assert torch.equal(again.lower, first.lower.minimum(again.upper))
@@ -197,7 +198,7 @@ def test_samples_with_the_fewest_undecided_units_come_first(network, samples, mo
         seen.append(int(space.root(torch.zeros(1).long(), float(LINF.length(point[None]))).undecided.sum()))
         return 0.0, point
 
-    monkeypatch.setattr("marginkit.margins.exact.search", note)
+    monkeypatch.setattr("marginkit.methods.exact.search", note)
     Exact(tolerance=1e-12).close(network, x, y, threat, Nearest("fast")(network, x, y, threat))
     assert len(set(seen)) > 1
     assert seen == sorted(seen)

@@ -7,15 +7,15 @@ import torch
 from closed_form import Function, linear
 from torch.testing import assert_close
 
-from marginkit.compare import compare
-from marginkit.data import load
+from marginkit.comparison.compare import compare
+from marginkit.comparison.summary import figures
+from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
-from marginkit.margins import METHODS
-from marginkit.margins.fixed_radius import BIM, FGSM, FixedPGD
-from marginkit.measure import measure
+from marginkit.measurement.measure import measure
+from marginkit.methods import METHODS
+from marginkit.methods.fixed_radius import BIM, FGSM, FixedPGD
 from marginkit.norms import L2, LINF
-from marginkit.report.words import figures
 from marginkit.types import Threat
 
 attacks = pytest.mark.parametrize("name", ["fgsm", "bim", "fixed_pgd"])

@@ -12,7 +12,7 @@ from made_up import ABOUT, column, table
 from marginkit_cli.main import main
 
 import marginkit
-from marginkit.table import write
+from marginkit.table.writing import write
 
 
 @pytest.fixture

@@ -19,14 +19,15 @@ from marginkit_cli.main import main
 from test_checkpoint import checkpoint
 from test_table import column, table
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.checkpoint import read_state, save
-from marginkit.data import Source, batches
-from marginkit.data import load as load_data
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import load as load_data
 from marginkit.errors import MarginkitError
-from marginkit.heap import HEAP
-from marginkit.limits import read_mask
-from marginkit.table import read, write
+from marginkit.files.hdf5_heaps import HEAP
+from marginkit.methods.constraints import read_mask
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.checkpoint import read_state, save
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 
 # Tables -----------------------------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ def test_a_model_larger_than_its_file_is_never_built(options):
 
 
 def test_a_checkpoint_that_expands_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("marginkit.untrusted.ROOMY", 2**24)
+    monkeypatch.setattr("marginkit.files.untrusted.ROOMY", 2**24)
     with (
         zipfile.ZipFile(tmp_path / "m.pt", "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("m/data/0", "w", force_zip64=True) as member,
@@ -355,7 +356,7 @@ def test_pickled_arrays_run_nothing(tmp_path, monkeypatch):
 
 
 def test_an_archive_that_expands_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("marginkit.untrusted.ROOMY", 2**24)
+    monkeypatch.setattr("marginkit.files.untrusted.ROOMY", 2**24)
     packed = io.BytesIO()
     np.save(packed, np.zeros(4, np.uint8))
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:

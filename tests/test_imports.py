@@ -14,7 +14,13 @@ assert "torch" not in sys.modules, "torch was imported"
 
 @pytest.mark.parametrize(
     "module",
-    ["marginkit", "marginkit.table", "marginkit.compare", "marginkit.report", "marginkit_cli.main"],
+    [
+        "marginkit",
+        "marginkit.table.reading",
+        "marginkit.comparison.study",
+        "marginkit.report",
+        "marginkit_cli.main",
+    ],
 )
 def test_it_loads_no_torch(module):
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH.format(module=module)], check=True)
@@ -35,7 +41,7 @@ assert not {{"torch", "numpy", "rich"}} & set(sys.modules)
 
 
 def test_no_peer_is_imported_by_the_library():
-    code = "import sys, marginkit.margins, marginkit.measure; assert 'torchattacks' not in sys.modules"
+    code = "import sys, marginkit.measurement.measure; assert 'torchattacks' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

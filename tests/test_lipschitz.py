@@ -10,11 +10,11 @@ from test_bounds import PLANS, Residual, build, within
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.bounds.graph import doubled, trace
+from marginkit.bounds.graph.graph import doubled, trace
 from marginkit.bounds.lipschitz import metric, stages, stretches
 from marginkit.kinds import Status
-from marginkit.margins.crown import Crown
-from marginkit.margins.lipschitz import Lipschitz
+from marginkit.methods.crown import Crown
+from marginkit.methods.lipschitz import Lipschitz
 from marginkit.norms import L2, NORMS
 from marginkit.types import Threat
 

@@ -8,15 +8,16 @@ import torch
 from closed_form import linear
 from torch import nn
 
-from marginkit.checkpoint import load as load_checkpoint
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.margins import METHODS
-from marginkit.measure import measure, measure_file
-from marginkit.methods import configure_methods
+from marginkit.measurement.measure import measure, measure_file
+from marginkit.methods import METHODS
+from marginkit.methods.configure import configure_methods
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.loading import Loading
 from marginkit.norms import NORMS
-from marginkit.subject import Loading
-from marginkit.table import read, write
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 
 MEASURED = [name for name in METHODS if name != "exact"]  # which takes long, and has two columns a norm
 FAST = {"pgd": {"steps": 5, "rounds": 4}, "crown": {"precision": 0.01}, "smoothing": {"n0": 20, "n": 50}}

@@ -13,8 +13,8 @@ from torch.testing import assert_close
 
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
-from marginkit.margins import METHODS
-from marginkit.margins.first_order import FirstOrder
+from marginkit.methods import METHODS
+from marginkit.methods.first_order import FirstOrder
 from marginkit.norms import L2
 from marginkit.types import Estimate, Threat
 

@@ -11,13 +11,14 @@ from closed_form import Function, linear
 from scipy import optimize
 from torch import nn
 
-from marginkit.data import batches, load
+from marginkit.data.dataset import batches
+from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
-from marginkit.margins.nearest import EFFORTS, Nearest
-from marginkit.margins.refine import Attempts, refine
-from marginkit.margins.region import Region, least_distance
-from marginkit.margins.starts import Start
+from marginkit.methods.nearest import EFFORTS, Nearest
+from marginkit.methods.search.polytope import Region, least_distance
+from marginkit.methods.search.refinement import Attempts, refine
+from marginkit.methods.search.starts import Start
 from marginkit.norms import L2, LINF, NORMS
 from marginkit.types import Threat
 

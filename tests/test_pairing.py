@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_compare import only_column, table
 
-from marginkit.compare import compare
+from marginkit.comparison.compare import compare
 from marginkit.errors import IncompatibleError
 from marginkit.kinds import Kind
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Status
-from marginkit.margins.peers import TorchAttack
-from marginkit.methods import configure_methods
+from marginkit.methods.configure import configure_methods
+from marginkit.methods.torchattacks import TorchAttack
 from marginkit.norms import L2, LINF
 from marginkit.types import Threat
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from marginkit.data import Source, batches, load
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import load
 
 GAMMA, ALPHA = 200.0, 2.0
 

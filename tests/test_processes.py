@@ -14,16 +14,17 @@ import pytest
 import torch
 from marginkit_cli.measure import _lasting
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import load
+from marginkit.data.sources import load
+from marginkit.distributed import ALONE
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
-from marginkit.margins.deepfool import DeepFool
-from marginkit.margins.fixed_radius import BIM
-from marginkit.measure import measure
-from marginkit.merge import merge
-from marginkit.plan import shard
-from marginkit.processes import ALONE
-from marginkit.table import read, write
+from marginkit.measurement.measure import measure
+from marginkit.measurement.plan import shard
+from marginkit.methods.deepfool import DeepFool
+from marginkit.methods.fixed_radius import BIM
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.table.merge import merge
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 
 METHODS = {"deepfool": DeepFool(steps=5), "bim": BIM(eps=(0.1, 0.2), steps=3)}
 

@@ -12,13 +12,14 @@ import torch
 from click.testing import CliRunner
 from marginkit_cli.main import main
 
-from marginkit import checkpoint as checkpoints
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.regimes import AUGMENTATIONS, augmented, limited
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
-from marginkit.evaluation import noise_accuracy
-from marginkit.recipe import Recipe
-from marginkit.regimes import AUGMENTATIONS, augmented, limited
-from marginkit.training import train
+from marginkit.models import checkpoint as checkpoints
+from marginkit.training.evaluation import noise_accuracy
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
 SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}
 

@@ -15,21 +15,23 @@ from marginkit_cli.main import main
 from masked import MASKED, Noisy
 from torch import nn
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.data import Source, load
-from marginkit.margins import METHODS
-from marginkit.margins.peers import TorchAttack
-from marginkit.measure import measure
-from marginkit.methods import configure_methods
+from marginkit.comparison.flags import table_flags
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.measurement.measure import measure
+from marginkit.methods import METHODS
+from marginkit.methods.configure import configure_methods
+from marginkit.methods.torchattacks import TorchAttack
+from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.norms import L1, L2, LINF
-from marginkit.recipe import Recipe
-from marginkit.reliability.checks import CHECKS, KEY, Verdict, verdicts
 from marginkit.reliability.examine import PROBES, examine
 from marginkit.reliability.probe import doubled
 from marginkit.reliability.random_search import RandomSearch
-from marginkit.statistics.flags import table_flags
-from marginkit.table import read, write
-from marginkit.training import train
+from marginkit.table.reading import read
+from marginkit.table.verdicts import CHECKS, KEY, Verdict, verdicts
+from marginkit.table.writing import write
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
 HONEST = {
@@ -354,7 +356,7 @@ def run(*arguments: object, code: int = 0):
 
 FACTORY = """
 import torch
-from marginkit.checkpoint import load
+from marginkit.models.checkpoint import load
 
 class Rounded(torch.nn.Module):
     def __init__(self, path):

@@ -18,11 +18,12 @@ from made_up import column, model, table
 from marginkit_cli.main import main
 from marginkit_cli.options import plain
 
-from marginkit.compare import Settings
+from marginkit.comparison.compare import Settings
+from marginkit.comparison.study import Study
 from marginkit.report import drawing, html, markup, plots
 from marginkit.report.rows import Rows, number, p_value
-from marginkit.report.study import Study
-from marginkit.table import read, write
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs/compare.schema.json").read_text())
 NASTY = "a&<script>alert('x')</script>_%$#{}|`\"].h5"

@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-from marginkit.batch import Work
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
-from marginkit.margins.deepfool import DeepFool
-from marginkit.margins.first_order import FirstOrder
-from marginkit.measure import measure
-from marginkit.methods import configure_methods
-from marginkit.parts import Parts
-from marginkit.plan import Plan
-from marginkit.table import read
+from marginkit.measurement.batch import Work
+from marginkit.measurement.measure import measure
+from marginkit.measurement.parts import Parts
+from marginkit.measurement.plan import Plan
+from marginkit.methods.configure import configure_methods
+from marginkit.methods.deepfool import DeepFool
+from marginkit.methods.first_order import FirstOrder
+from marginkit.table.reading import read
 
 METHODS = {"first_order": FirstOrder(), "deepfool": DeepFool(steps=5)}
 
@@ -108,7 +108,10 @@ def test_a_stop_while_the_file_is_put_together_loses_nothing(run, tmp_path, monk
     def stopped(*_):
         raise Stopped
 
-    for target in ("marginkit.job.write_tables", "marginkit.job.os.replace"):
+    for target in (
+        "marginkit.measurement.resumable.write_tables",
+        "marginkit.measurement.resumable.os.replace",
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(target, stopped)
             with pytest.raises(Stopped):
@@ -297,8 +300,8 @@ def test_shards_are_whole_batches_that_cover_every_sample_once(count, shards):
 
 
 def test_columns_of_no_rows_have_the_names_that_answers_have(model):
+    from marginkit.measurement.requests import requests
     from marginkit.norms import L2
-    from marginkit.requests import requests
     from marginkit.types import Threat
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])

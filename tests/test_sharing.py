@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from marginkit.errors import MarginkitError
 from marginkit.losses import large_margin as module
 from marginkit.losses.large_margin import LargeMargin
-from marginkit.losses.sharing import entrance, owning
-from marginkit.models import ARCHITECTURES
+from marginkit.losses.shared_backward import entrance, owning
+from marginkit.models.architectures import ARCHITECTURES
 
 PAPER = {"steps": 0, "gamma": 1.0, "cross_entropy": 0.0}
 OPTIONS = [

@@ -10,8 +10,8 @@ from closed_form import Function, linear
 from torch.testing import assert_close
 
 from marginkit.kinds import Kind, Status
-from marginkit.margins.smoothing import Smoothing, quantile
-from marginkit.measure import measure
+from marginkit.measurement.measure import measure
+from marginkit.methods.smoothing import Smoothing, quantile
 from marginkit.norms import L1, L2, LINF
 from marginkit.types import Threat
 
@@ -88,7 +88,7 @@ def test_scores_that_are_not_finite_win_no_vote():
 
 
 def test_its_column_is_of_its_own_kind(network):
-    from marginkit.data import load
+    from marginkit.data.sources import load
 
     table = measure(network.float(), load("digits"), {"smoothing": Smoothing(n=50)}, ["l2"], limit=4)
     network.double()

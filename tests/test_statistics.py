@@ -7,17 +7,18 @@ import pytest
 from made_up import column, exact, model, table
 from scipy import stats
 
-from marginkit.compare import compare
+from marginkit.comparison.bootstrap import intervals
+from marginkit.comparison.compare import compare
+from marginkit.comparison.decided import decided
+from marginkit.comparison.generalisation import features, fit
+from marginkit.comparison.groups import cluster_interval, compare_groups
+from marginkit.comparison.hodges_lehmann import hodges_lehmann
+from marginkit.comparison.hypothesis_tests import holm, mcnemar, wilcoxon
+from marginkit.comparison.layers import fences, moments, signatures
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind
 from marginkit.report import group_sentences
-from marginkit.statistics.brackets import decided, ends, robust
-from marginkit.statistics.generalisation import features, fit
-from marginkit.statistics.groups import cluster_interval, compare_groups
-from marginkit.statistics.layers import fences, moments, signatures
-from marginkit.statistics.location import hodges_lehmann
-from marginkit.statistics.resample import intervals
-from marginkit.statistics.significance import holm, mcnemar, wilcoxon
+from marginkit.table.brackets import ends, robust
 
 # R's help on wilcox.test: Hollander and Wolfe's depression scores before and after a tranquilliser.
 BEFORE = np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30])
@@ -76,7 +77,7 @@ def test_hodges_lehmann_is_the_median_of_all_averages():
 def test_hodges_lehmann_of_very_many_is_as_good():
     values = np.random.default_rng(1).gamma(2, size=30_000)
     few = hodges_lehmann(values)
-    from marginkit.statistics import location
+    from marginkit.comparison import hodges_lehmann as location
 
     location.THINNED_FROM, before = 10**9, location.THINNED_FROM
     try:

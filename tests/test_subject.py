@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.checkpoint import save
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.measure import measure_file
-from marginkit.models import Normalize
-from marginkit.subject import Loading, load_subject
+from marginkit.measurement.measure import measure_file
+from marginkit.models.architectures import Normalize
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.checkpoint import save
+from marginkit.models.loading import Loading, load_subject
 
 MODULE = """
 import torch

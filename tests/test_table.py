@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
-from marginkit.table import Column, MarginTable, read, write
+from marginkit.table.reading import read
+from marginkit.table.table import Column, MarginTable
+from marginkit.table.writing import write
 
 
 def column(n=5, method="deepfool", layer="input", kind=Kind.UPPER, witness=False, **changes) -> Column:

@@ -8,14 +8,15 @@ from closed_form import linear
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.large_margin import LargeMargin, large_margin, typical
-from marginkit.losses.tangent import toward_boundary
-from marginkit.margins.nearest import Nearest
+from marginkit.losses.newton_walk import toward_boundary
+from marginkit.methods.nearest import Nearest
 from marginkit.norms import L2, LINF
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
 

@@ -10,18 +10,20 @@ import pytest
 from click.testing import CliRunner
 from marginkit_cli.main import main
 
-from marginkit import tighten as module
-from marginkit.data import load
+from marginkit.data.sources import load
 from marginkit.errors import IncompatibleError, MarginkitError
 from marginkit.kinds import Status
-from marginkit.margins import exact, known
-from marginkit.margins.crown import Crown
-from marginkit.margins.exact import Exact
-from marginkit.margins.nearest import Nearest
-from marginkit.measure import measure, measure_file
-from marginkit.statistics.brackets import ends
-from marginkit.table import read, write
-from marginkit.tighten import tighten, tighten_file
+from marginkit.measurement import tighten as module
+from marginkit.measurement.measure import measure, measure_file
+from marginkit.measurement.tighten import tighten, tighten_file
+from marginkit.methods import exact
+from marginkit.methods.branch_and_bound import start as known
+from marginkit.methods.crown import Crown
+from marginkit.methods.exact import Exact
+from marginkit.methods.nearest import Nearest
+from marginkit.table.brackets import ends
+from marginkit.table.reading import read
+from marginkit.table.writing import write
 
 METHODS = {"nearest": {"effort": "fast"}}
 

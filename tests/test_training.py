@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from marginkit import checkpoint as checkpoints
-from marginkit.data import Data, Source, load
+from marginkit.data.dataset import Data, Source
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.losses import LOSSES
-from marginkit.recipe import OPTIMIZERS, SCHEDULES, Recipe
-from marginkit.training import accuracy, train
-from marginkit.training import test_accuracy as accuracy_on_test
+from marginkit.models import checkpoint as checkpoints
+from marginkit.training.loop import accuracy, train
+from marginkit.training.loop import test_accuracy as accuracy_on_test
+from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}
 

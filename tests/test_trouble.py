@@ -18,13 +18,13 @@ from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.margins import METHODS
-from marginkit.margins.deepfool import DeepFool
-from marginkit.measure import measure
-from marginkit.methods import configure_methods
+from marginkit.measurement.measure import measure
+from marginkit.measurement.parts import Parts
+from marginkit.methods import METHODS
+from marginkit.methods.configure import configure_methods
+from marginkit.methods.deepfool import DeepFool
 from marginkit.norms import NORMS
-from marginkit.parts import Parts
-from marginkit.table import read
+from marginkit.table.reading import read
 
 FAST = {"pgd": {"steps": 3, "rounds": 2}, "crown": {"precision": 0.1}, "smoothing": {"n0": 20, "n": 50}}
 FAST |= {"exact": {"time_limit": 0.01}, "nearest": {"effort": "fast"}, "fixed_pgd": {"steps": 2}}
@@ -210,7 +210,9 @@ def full(*_, **__):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.parametrize("target", ["marginkit.parts.save_file", "marginkit.unfailing.os.pwrite"])
+@pytest.mark.parametrize(
+    "target", ["marginkit.measurement.parts.save_file", "marginkit.files.hdf5_sink.os.pwrite"]
+)
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(model, digits, tmp_path, monkeypatch, target):
     out, settings = tmp_path / "a.h5", {"limit": 20, "batch_size": 5}
     measure(model, digits, {"d": DeepFool()}, ["l2"], out=out, **settings)

@@ -9,15 +9,16 @@ from closed_form import linear, linear_distance
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.data import Source, batches, load
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.limits import Limits, principal_subspace, read_mask
-from marginkit.margins import METHODS
-from marginkit.margins.first_order import FirstOrder
-from marginkit.margins.nearest import Nearest
-from marginkit.margins.views import at_layer, in_subspace, principal_directions
-from marginkit.measure import measure
+from marginkit.measurement.measure import measure
+from marginkit.methods import METHODS
+from marginkit.methods.constraints import Limits, principal_subspace, read_mask
+from marginkit.methods.first_order import FirstOrder
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.search.views import at_layer, in_subspace, principal_directions
 from marginkit.norms import L1, L2, LINF
 from marginkit.types import Threat
 

@@ -6,7 +6,7 @@ from closed_form import Function, linear
 from torch.testing import assert_close
 
 from marginkit.kinds import Status
-from marginkit.margins.witness import bracket, shorten
+from marginkit.methods.search.verification import bracket, shorten
 from marginkit.norms import L2
 from marginkit.types import Threat
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from marginkit.data import Source, load
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.distributed import processes
 from marginkit.losses import LOSSES
-from marginkit.models import ARCHITECTURES
-from marginkit.parallel import shared_objective
-from marginkit.processes import processes
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.models.architectures import ARCHITECTURES
+from marginkit.training.ddp import shared_objective
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
 torch.set_num_threads(1)
 CASES = [

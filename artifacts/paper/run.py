@@ -23,15 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from marginkit.checkpoint import Checkpoint
-from marginkit.data import Data, Source, load
-from marginkit.evaluation import noise_accuracy
-from marginkit.losses.inner import worst_inputs
-from marginkit.margins.nearest import Nearest
+from marginkit.data.dataset import Data, Source
+from marginkit.data.regimes import limited
+from marginkit.data.sources import load
+from marginkit.losses.inner_maximisation import worst_inputs
+from marginkit.methods.nearest import Nearest
+from marginkit.models.checkpoint import Checkpoint
 from marginkit.norms import L2, LINF
-from marginkit.recipe import Recipe
-from marginkit.regimes import limited
-from marginkit.training import accuracy, train
+from marginkit.training.evaluation import noise_accuracy
+from marginkit.training.loop import accuracy, train
+from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
 HERE = Path(__file__).parent

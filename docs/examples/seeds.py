@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from marginkit import Recipe, train
-from marginkit.data import Source, load
-from marginkit.measure import measure_file
+from marginkit.comparison.groups import compare_groups
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.measurement.measure import measure_file
 from marginkit.report import group_sentences
-from marginkit.statistics.groups import compare_groups
 
 digits = load("digits", Source(split="train"))
 groups = {}

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 from marginkit import Recipe, save, train
-from marginkit.compare import Settings
-from marginkit.data import Source, load
-from marginkit.measure import measure_file
+from marginkit.comparison.compare import Settings
+from marginkit.comparison.study import Study
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.measurement.measure import measure_file
 from marginkit.report import html
-from marginkit.report.study import Study
 
 digits = load("digits", Source(split="train"))
 for loss in ("cross-entropy", "large-margin"):

@@ -9,10 +9,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from marginkit.bounds.graph import Graph, affine, nonlinear
-from marginkit.bounds.ops import Affine, Convolution, Dense, Scale, Shape
-from marginkit.bounds.pooling import MaxPool
-from marginkit.bounds.relaxations import SIGMOID, TANH, Rectifier, Smooth
+from marginkit.bounds.graph.graph import Graph, affine, nonlinear
+from marginkit.bounds.graph.ops import Affine, Convolution, Dense, Scale, Shape
+from marginkit.bounds.graph.pooling import MaxPool
+from marginkit.bounds.graph.relaxations import SIGMOID, TANH, Rectifier, Smooth
 from marginkit.norms import Norm
 
 ABOVE = 1 + 1e-9  # for the rounding of singular values

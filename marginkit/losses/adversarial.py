@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.logits import Labels
-from marginkit.losses.inner import worst_inputs
+from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
 

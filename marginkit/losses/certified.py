@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.bounds.ball import Ball
-from marginkit.bounds.graph import Graph, trace
-from marginkit.bounds.propagate import Propagation
-from marginkit.bounds.unsupported import Unsupported
+from marginkit.bounds.graph.graph import Graph, trace
+from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation
 from marginkit.errors import MarginkitError
 from marginkit.logits import Labels
 from marginkit.norms import NORMS, Vectors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture
 from marginkit.logits import Labels
-from marginkit.losses.second_order import require_double_backward, require_eager
+from marginkit.losses.double_backward import require_double_backward, require_eager
 from marginkit.norms import NORMS, Vectors
 
 

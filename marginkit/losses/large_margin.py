@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture, resolve_layers
+from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
 from marginkit.logits import Labels, check_scores, differences, gradients, rivals
 from marginkit.losses.cross_entropy import CrossEntropy
-from marginkit.losses.second_order import require_double_backward, require_eager
-from marginkit.losses.sharing import Owner, dense, entrance, owning, with_shared_backward
-from marginkit.losses.tangent import toward_boundary
+from marginkit.losses.double_backward import require_double_backward, require_eager
+from marginkit.losses.newton_walk import toward_boundary
+from marginkit.losses.shared_backward import Owner, dense, entrance, owning, with_shared_backward
 from marginkit.norms import NORMS, Vectors, dot
-from marginkit.processes import gathered
 from marginkit.types import Threat
 
 Aggregate = Literal["min", "sum", "mean"]

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.bounds.graph import Graph, affine, trace
-from marginkit.bounds.ops import Affine, Shape
-from marginkit.bounds.unsupported import Unsupported
+from marginkit.bounds.graph.graph import Graph, affine, trace
+from marginkit.bounds.graph.ops import Affine, Shape
+from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MarginkitError
 from marginkit.logits import Labels
 from marginkit.norms import Vectors

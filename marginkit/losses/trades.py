@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import evaluating
 from marginkit.logits import Labels
-from marginkit.losses.inner import worst_inputs
+from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.data import Bounds, Data
+from marginkit.data.dataset import Bounds, Data
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.limits import FREE, Limits
-from marginkit.margins.peers import TorchAttack
+from marginkit.methods.constraints import FREE, Limits
+from marginkit.methods.torchattacks import TorchAttack
 from marginkit.norms import NORMS
 from marginkit.reliability import behaviour, gradients, searches
-from marginkit.reliability.checks import KEY, Verdict
 from marginkit.reliability.probe import Probe, doubled
-from marginkit.statistics.brackets import LIMIT, ends, limit
-from marginkit.table import INPUT, Column, MarginTable
+from marginkit.table.brackets import LIMIT, ends, limit
+from marginkit.table.table import INPUT, Column, MarginTable
+from marginkit.table.verdicts import KEY, Verdict
 from marginkit.types import Bracket, Method, Threat
 
 SAMPLES = 32

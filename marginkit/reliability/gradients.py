@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from marginkit.logits import differences
-from marginkit.margins.first_order import FirstOrder
-from marginkit.margins.linear import linearise
+from marginkit.methods.first_order import FirstOrder
+from marginkit.methods.search.linearisation import linearise
 from marginkit.norms import Vectors, along, dot
 from marginkit.reliability.probe import Probe, share
 

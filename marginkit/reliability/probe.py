@@ -10,10 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.logits import Labels
-from marginkit.margins.nearest import Nearest
-from marginkit.margins.peers import TorchAttack
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.torchattacks import TorchAttack
 from marginkit.norms import Vectors
-from marginkit.statistics.brackets import LIMIT
+from marginkit.table.brackets import LIMIT
 from marginkit.types import Bracket, Method, Threat
 
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from marginkit.margins.fixed_radius import FixedPGD
-from marginkit.margins.witness import is_adversarial, shorten
+from marginkit.methods.fixed_radius import FixedPGD
+from marginkit.methods.search.verification import is_adversarial, shorten
 from marginkit.norms import Vectors, column
 from marginkit.reliability.probe import Probe, share, unlimited
 from marginkit.reliability.random_search import RandomSearch

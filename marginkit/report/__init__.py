@@ -1,6 +1,6 @@
 """How comparisons and tables are shown: terminal, words, Markdown, LaTeX, figures, HTML. Loads no torch."""
 
 from marginkit.report.terminal import contents, group_overview, overview, summary
-from marginkit.report.words import figures, group_sentences, sentences
+from marginkit.report.words import group_sentences, sentences
 
-__all__ = ["contents", "figures", "group_overview", "group_sentences", "overview", "sentences", "summary"]
+__all__ = ["contents", "group_overview", "group_sentences", "overview", "sentences", "summary"]

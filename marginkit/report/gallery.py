@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.compare import Comparison
-from marginkit.statistics.brackets import has_end
-from marginkit.statistics.pairing import paired
-from marginkit.statistics.samples import Sample
-from marginkit.table import MarginTable
+from marginkit.comparison.compare import Comparison
+from marginkit.comparison.pairing import paired
+from marginkit.comparison.samples import Sample
+from marginkit.table.brackets import has_end
+from marginkit.table.table import MarginTable
 
 LARGEST = 64  # pixels a side: larger pictures are thinned
 TITLES = {"gained": "Gained most", "lost": "Lost most", "nearest": "Nearest to B's boundary"}

@@ -11,14 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from marginkit.files import replacing
+from marginkit.comparison.study import Study
+from marginkit.files.atomic import replacing
 from marginkit.report import rows as of
 from marginkit.report.charts import Chart, of_comparison, of_study
 from marginkit.report.drawing import script, theme
 from marginkit.report.gallery import gallery
-from marginkit.report.group_rows import of_groups
-from marginkit.report.rows import Rows
-from marginkit.report.study import Study
+from marginkit.report.rows import Rows, of_groups
 from marginkit.report.words import group_sentences, sentences, verdict
 from marginkit.versions import versions
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from marginkit.files import replacing
+from marginkit.comparison.study import Study
+from marginkit.files.atomic import replacing
 from marginkit.report import rows as of
-from marginkit.report.group_rows import of_groups
-from marginkit.report.rows import Rows
-from marginkit.report.study import Study
+from marginkit.report.rows import Rows, of_groups
 from marginkit.report.words import group_sentences, sentences
 
 _MARKDOWN = str.maketrans({c: f"\\{c}" for c in "\\`*_{}[]<>#|!~$&"})

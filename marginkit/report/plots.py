@@ -6,11 +6,11 @@ import json
 import re
 from pathlib import Path
 
+from marginkit.comparison.study import Study
 from marginkit.errors import MarginkitError
-from marginkit.files import replacing, require_absent
+from marginkit.files.atomic import replacing, require_absent
 from marginkit.report.charts import Chart, of_comparison, of_study
 from marginkit.report.drawing import library, theme
-from marginkit.report.study import Study
 
 SIZE = {"width": 420, "height": 280}
 SCALE = 2.5  # of PNG: 180 dots an inch at Vega's 72

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.compare import Comparison
-from marginkit.report.bands import bands
-from marginkit.statistics.attacks import attacked
-from marginkit.statistics.brackets import closed, ends, norms, robust
-from marginkit.statistics.columns import ColumnComparison
-from marginkit.statistics.layers import Signature
-from marginkit.statistics.location import median
-from marginkit.table import INPUT, MarginTable
+from marginkit.comparison.columns import ColumnComparison
+from marginkit.comparison.compare import Comparison
+from marginkit.comparison.groups import GroupColumn, GroupComparison, GroupRobust
+from marginkit.comparison.layers import Signature
+from marginkit.comparison.radii import RobustAccuracy
+from marginkit.table.attacks import attacked
+from marginkit.table.brackets import closed, ends, norms, robust
+from marginkit.table.summary import median
+from marginkit.table.table import INPUT, MarginTable
+
+Band = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -275,3 +278,48 @@ def bounding(c: Comparison) -> list[ColumnComparison]:
 
 def _pair(counts: tuple[int, int]) -> str:
     return f"{counts[0]}/{counts[1]}"
+
+
+def bands(robust: tuple[RobustAccuracy, ...]) -> list[tuple[str, float, Band, Band, Band]]:
+    """Norm, radius, the true shares' bands of the baseline and the other, and of the difference.
+
+    Where both ends are known in both models: certified <= true robust accuracy <= found.
+    """
+    ends = {(r.norm, r.radius, r.end): r for r in robust}
+    rows = []
+    for (norm, radius, end), found in ends.items():
+        proved = ends.get((norm, radius, "certified"))
+        if end == "found" and proved is not None:
+            a, b = (proved.baseline, found.baseline), (proved.other, found.other)
+            rows.append((norm, radius, a, b, (b[0] - a[1], b[1] - a[0])))
+    return rows
+
+
+def of_groups(c: GroupComparison) -> Iterator[Rows]:
+    """Two groups of models."""
+    note = (
+        "95 %: cluster bootstrap over models and samples; p: Welch's t-test on the models' means, after Holm"
+    )
+    yield Rows(
+        f"{c.other} (B) minus {c.baseline} (A): {len(c.files[1])} and {len(c.files[0])} models",
+        note,
+        ("column", "mean A", "mean B", "difference", "95 %", "p"),
+        tuple(
+            (r.name, *map(number, r.mean), number(r.difference, 3), interval(r.interval), _welch(r))
+            for r in c.columns
+        ),
+    )
+    if c.robust:
+        yield Rows(
+            "Robust accuracy of the groups",
+            f"found, certified: as for two tables; {note}",
+            ("norm", "radius", "end", "A", "B", "B - A, 95 %", "p"),
+            tuple(
+                (r.norm, number(r.radius), r.end, *map(percent, r.mean), percents(r.interval), _welch(r))
+                for r in c.robust
+            ),
+        )
+
+
+def _welch(row: GroupColumn | GroupRobust) -> str:
+    return "-" if row.welch is None else p_value(row.adjusted)

@@ -8,16 +8,15 @@ import numpy as np
 from rich.console import RenderableType
 from rich.table import Table
 
-from marginkit.compare import Comparison
+from marginkit.comparison.compare import Comparison
+from marginkit.comparison.flags import Flag, table_flags
+from marginkit.comparison.groups import GroupComparison
+from marginkit.comparison.summary import figures
+from marginkit.files.untrusted import printable
 from marginkit.kinds import Status
 from marginkit.report import rows as of
-from marginkit.report.group_rows import of_groups
-from marginkit.report.rows import Rows, number
-from marginkit.report.words import figures
-from marginkit.statistics.flags import Flag, table_flags
-from marginkit.statistics.groups import GroupComparison
-from marginkit.table import Column, MarginTable
-from marginkit.untrusted import printable
+from marginkit.report.rows import Rows, number, of_groups
+from marginkit.table.table import Column, MarginTable
 
 
 def overview(comparison: Comparison) -> Iterator[RenderableType]:

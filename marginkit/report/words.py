@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
-from marginkit.compare import Comparison
-from marginkit.kinds import Kind, Status
+from marginkit.comparison.columns import ColumnComparison
+from marginkit.comparison.compare import Comparison
+from marginkit.comparison.groups import GroupColumn, GroupComparison
+from marginkit.kinds import Kind
 from marginkit.report.rows import bounding, interval, number, p_value
-from marginkit.statistics.attacks import attacked
-from marginkit.statistics.brackets import closed, ends, norms
-from marginkit.statistics.columns import ColumnComparison
-from marginkit.statistics.groups import GroupColumn, GroupComparison
-from marginkit.statistics.location import median
-from marginkit.table import MarginTable
 
 SIGNIFICANT = 0.05
 WHAT = {
@@ -105,29 +99,6 @@ def _group_column(row: GroupColumn, c: GroupComparison) -> str:
     verb = "larger" if low > 0 else "smaller"
     how_sure = f"interval {interval(row.interval)}, Welch's p {p_value(row.adjusted)}"
     return f"{row.name}: {c.other}'s {WHAT[row.kind]} are {verb} on average: {means}; {how_sure}."
-
-
-def figures(table: MarginTable) -> dict[str, Any]:
-    """What `summary` shows, for machines."""
-    columns = {
-        column.name: {
-            "kind": str(column.kind),
-            "median": median(column.distance),
-            **{status.name.lower(): int((column.status == status).sum()) for status in Status},
-        }
-        for column in table.columns
-    }
-    return {
-        "n": len(table),
-        "accuracy": float((table.predicted == table.label).mean()),
-        "columns": columns,
-        "brackets": {
-            norm: {"certified": median(e.lower), "found": median(e.upper), "closed": closed(e)}
-            for norm in norms(table, list(columns))
-            if (e := ends(table, norm)).certified and e.searched
-        },
-        "attacks": [asdict(row) for row in attacked(table)],
-    }
 
 
 def verdict(comparisons: Sequence[Comparison]) -> str:

@@ -22,15 +22,16 @@ from typing import Any
 
 import torch
 
-from marginkit import measure as measuring
-from marginkit.data import Source, load
-from marginkit.job import Job
-from marginkit.journal import Journal
-from marginkit.measure import measure
-from marginkit.methods import configure_methods
-from marginkit.parts import Parts
-from marginkit.recipe import Recipe
-from marginkit.training import train
+from marginkit.data.dataset import Source
+from marginkit.data.sources import load
+from marginkit.measurement import measure as measuring
+from marginkit.measurement.event_log import Journal
+from marginkit.measurement.measure import measure
+from marginkit.measurement.parts import Parts
+from marginkit.measurement.resumable import Job
+from marginkit.methods.configure import configure_methods
+from marginkit.training.loop import train
+from marginkit.training.recipe import Recipe
 
 TOOK = {"parts": 0.0, "log": 0.0, "file": 0.0, "described": 0.0}
 

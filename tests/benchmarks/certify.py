@@ -19,13 +19,13 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.datasets import FashionMNIST
 
-from marginkit.bounds.ball import Ball
-from marginkit.bounds.graph import doubled, trace
-from marginkit.bounds.propagate import Propagation
-from marginkit.margins import METHODS
-from marginkit.margins.crown import Crown
-from marginkit.margins.lipschitz import Lipschitz
-from marginkit.models import ARCHITECTURES
+from marginkit.bounds.graph.graph import doubled, trace
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation
+from marginkit.methods import METHODS
+from marginkit.methods.crown import Crown
+from marginkit.methods.lipschitz import Lipschitz
+from marginkit.models.architectures import ARCHITECTURES
 from marginkit.norms import L1, L2, LINF
 from marginkit.types import Threat
 

@@ -26,9 +26,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.datasets import FashionMNIST
 
-from marginkit.data import Source, batches, load
+from marginkit.data.dataset import Source, batches
+from marginkit.data.sources import load
 from marginkit.kinds import Status
-from marginkit.margins.exact import Exact
+from marginkit.methods.exact import Exact
 from marginkit.norms import NORMS
 from marginkit.types import Threat
 

@@ -30,17 +30,20 @@ import h5py
 import numpy as np
 import torch
 
-from marginkit.checkpoint import Checkpoint, read_state, save
-from marginkit.checkpoint import load as load_checkpoint
-from marginkit.compare import compare
-from marginkit.data import load as load_data
+from marginkit.comparison.compare import compare
+from marginkit.comparison.summary import figures
+from marginkit.data.sources import load as load_data
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
-from marginkit.limits import read_mask
-from marginkit.models import ARCHITECTURES
-from marginkit.programs import is_program
-from marginkit.report import contents, figures
-from marginkit.table import Column, MarginTable, read, write
+from marginkit.methods.constraints import read_mask
+from marginkit.models.architectures import ARCHITECTURES
+from marginkit.models.checkpoint import Checkpoint, read_state, save
+from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.programs import is_program
+from marginkit.report import contents
+from marginkit.table.reading import read
+from marginkit.table.table import Column, MarginTable
+from marginkit.table.writing import write
 
 MEMORY, SECONDS, BATCH = 6 * 2**30, 20, 100
 OPENED, ACCESSED = 0x20, 0x1  # inotify's IN_OPEN and IN_ACCESS

@@ -22,8 +22,8 @@ import torch
 from click.testing import CliRunner
 from marginkit_cli.main import main as command
 
-from marginkit.parts import Parts
-from marginkit.table import read
+from marginkit.measurement.parts import Parts
+from marginkit.table.reading import read
 
 ARGUMENTS = "measure --model {model} --methods deepfool --norms l2 --limit 80 --batch-size 4 --device cpu -q"
 

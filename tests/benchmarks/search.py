@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from marginkit.data import Data, Source, batches, load
-from marginkit.margins.descent import descend, likelihood, steepest
-from marginkit.margins.nearest import EFFORTS, Nearest
-from marginkit.models import ARCHITECTURES
+from marginkit.data.dataset import Data, Source, batches
+from marginkit.data.sources import load
+from marginkit.methods.nearest import EFFORTS, Nearest
+from marginkit.methods.search.descent import descend, likelihood, steepest
+from marginkit.models.architectures import ARCHITECTURES
 from marginkit.norms import LINF, NORMS, Norm
 from marginkit.types import Threat
 

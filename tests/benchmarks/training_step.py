@@ -14,7 +14,7 @@ from timing import interleaved, show
 from marginkit.losses import Loss
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.large_margin import LargeMargin
-from marginkit.models import ARCHITECTURES
+from marginkit.models.architectures import ARCHITECTURES
 
 
 def paper(**options: object) -> LargeMargin:

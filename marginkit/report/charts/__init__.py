@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from marginkit.compare import Comparison
+from marginkit.comparison.compare import Comparison
+from marginkit.comparison.layers import signatures
+from marginkit.comparison.pairing import paired
+from marginkit.comparison.study import Study
 from marginkit.kinds import Kind
 from marginkit.report.charts import curves, layers, samples
 from marginkit.report.charts.spec import Chart
-from marginkit.report.study import Study
-from marginkit.statistics.brackets import ends, norms
-from marginkit.statistics.layers import signatures
-from marginkit.statistics.pairing import paired
-from marginkit.table import INPUT, MarginTable, names
+from marginkit.table.brackets import ends, norms
+from marginkit.table.table import INPUT, MarginTable, names
 
 __all__ = ["Chart", "of_comparison", "of_study"]
 

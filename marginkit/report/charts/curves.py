@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm as normal
 
+from marginkit.comparison.bootstrap import LEVEL
 from marginkit.report.charts.spec import Chart, Spec, by_model, chart, table, tips, x
-from marginkit.statistics.brackets import Ends, robust
-from marginkit.statistics.resample import LEVEL
+from marginkit.table.brackets import Ends, robust
 
 POINTS = 160
 RANKS = 300

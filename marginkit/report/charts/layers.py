@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from marginkit.comparison.layers import FENCES, Faithfulness, Signature
 from marginkit.report.charts.spec import Chart, Spec, by_model, chart, table, tips, x
-from marginkit.statistics.layers import FENCES, Faithfulness, Signature
 
 
 def distributions(norm: str, found: Mapping[str, Sequence[Signature]]) -> Chart:

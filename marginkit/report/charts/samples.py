@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from marginkit.report.charts.spec import Chart, Spec, by_model, chart, table, tips, x
-from marginkit.statistics.brackets import Ends
-from marginkit.table import MarginTable
+from marginkit.table.brackets import Ends
+from marginkit.table.table import MarginTable
 
 POINTS = 10_000
 ESTIMATES = 1500

@@ -1,0 +1,222 @@
+"""Options that several commands share: data, running, output; and their types."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Bounds = tuple[float | None, float | None]
+
+
+def bounds(text: str) -> Bounds:
+    """`LOW,HIGH` or `none`; either end may be `none`."""
+    ends = ["none", "none"] if text == "none" else text.split(",")
+    try:
+        low, high = (None if end.strip() == "none" else float(end) for end in ends)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LOW,HIGH or none") from None
+    if low is not None and high is not None and low >= high:
+        raise click.BadParameter(f"the lower bound {low:g} is not below the upper bound {high:g}")
+    return low, high
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names with commas between them, each once."""
+    found = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise click.BadParameter("give at least one name")
+    return found
+
+
+def assignment(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name, value
+
+
+PATH = click.Path(path_type=Path, dir_okay=False)
+STRICT = 3  # exit code where --strict finds doubts
+
+
+def _configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Takes defaults from a TOML file: keys are options' names, in a table of the command's name or bare."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise click.BadParameter(f"{path} is not readable TOML: {error}", ctx, param) from error
+    values = values.get(str(ctx.info_name), values)
+    known = {p.name: p for p in ctx.command.params}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in known:
+            raise click.BadParameter(f"{path} sets {key!r}, which {ctx.info_name} does not have", ctx, param)
+        values = {**values, name: ",".join(map(str, value)) if isinstance(value, list) else value}
+    ctx.default_map = {**(ctx.default_map or {}), **values}
+
+
+def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+model_options = _together(
+    [
+        click.option(
+            "--model",
+            default="model.pt",
+            show_default=True,
+            metavar="SPEC",
+            help="A checkpoint, module:factory, torchvision:NAME, timm:NAME, hf:NAME (docs/models.md).",
+        ),
+        click.option("--arch", help="What the weights belong to, where the file does not say."),
+        click.option(
+            "--arch-option",
+            multiple=True,
+            type=assignment,
+            metavar="NAME=VALUE",
+            help="Of that architecture, or of the factory.",
+        ),
+        click.option("--weights", type=PATH, metavar="FILE", help="For a model that is not a checkpoint."),
+        click.option(
+            "--app-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="Where the factory's module is, if it is not installed.",
+        ),
+        click.option(
+            "--trust", is_flag=True, help="Load a TorchScript or torch.export file: it may run any code."
+        ),
+    ]
+)
+
+data_options = _together(
+    [
+        click.option(
+            "--data-root",
+            type=click.Path(path_type=Path),
+            default=Path("data"),
+            show_default=True,
+            help="Folder of torchvision's data sets.",
+        ),
+        click.option("--download", is_flag=True, help="Fetch a missing torchvision data set."),
+        click.option(
+            "--image-size", type=click.IntRange(1), help="Resize and crop a folder's images to squares."
+        ),
+        click.option(
+            "--bounds",
+            type=bounds,
+            metavar="LOW,HIGH",
+            help="The box inputs live in: LOW,HIGH or none.  [default: 0,1]",
+        ),
+    ]
+)
+
+run_options = _together(
+    [
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Samples at a time."
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Processes that load images ahead.",
+        ),
+    ]
+)
+
+output_options = _together(
+    [
+        click.option(
+            "--json",
+            "json_file",
+            type=click.Path(allow_dash=True, path_type=Path),
+            metavar="FILE",
+            help="Write the figures as JSON; - for standard output, and nothing else there.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Write over existing files."),
+        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Say more about what is done."),
+        click.option(
+            "--config",
+            type=PATH,
+            callback=_configured,
+            is_eager=True,
+            expose_value=False,
+            help="TOML file of options: `batch-size = 64`, or in a table [measure].",
+        ),
+    ]
+)
+
+
+def device(name: str) -> str:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UsageError: PyTorch has no such device here.
+    """
+    import torch
+
+    from marginkit.errors import UsageError
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
+    return name
+
+
+def grouped(assignments: Sequence[tuple[str, str]]) -> dict[str, dict[str, str]]:
+    """`method.option=value` pairs by method."""
+    found: dict[str, dict[str, str]] = {}
+    for name, value in assignments:
+        method, dot, option = name.rpartition(".")
+        if not dot:
+            raise click.UsageError(f"--option {name}={value} names no method: write METHOD.{name}={value}")
+        found.setdefault(method, {})[option] = value
+    return found
+
+
+def write_json(value: Any, path: Path | None) -> None:
+    """Strict JSON: NaN becomes null, infinities the strings "inf" and "-inf"."""
+    if path is None:
+        return
+    text = json.dumps(plain(value), indent=2, allow_nan=False)
+    if str(path) == "-":
+        click.echo(text)
+        return
+    from marginkit.files.atomic import replacing
+
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def plain(value: Any) -> Any:
+    """The value with NaN and infinities as JSON has them."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -1,0 +1,89 @@
+"""`marginkit tighten`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import PATH, output_options, write_json
+from .output import show
+
+if TYPE_CHECKING:
+    from marginkit.measurement.tighten import Say
+
+
+@click.command()
+@click.argument("table", type=PATH)
+@click.option(
+    "--model", type=PATH, default=Path("model.pt"), show_default=True, help="The checkpoint it measures."
+)
+@click.option(
+    "--time", "seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+    metavar="SECONDS", help="To spend on the whole table.",
+)  # fmt: skip
+@click.option("--out", type=PATH, help="Where to write; by default the table itself.")
+@click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
+              help="Folder of torchvision's data sets.")  # fmt: skip
+@click.option("--image-size", type=click.IntRange(1), help="Resize and crop a folder's images to squares.")
+@output_options
+def tighten(
+    table: Path,
+    model: Path,
+    seconds: float,
+    out: Path | None,
+    data_root: Path,
+    image_size: int | None,
+    json_file: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Narrow a table's brackets, sample by sample, as far as the time allows.
+
+    Both ends go into the columns exact.NORM.lower and exact.NORM.upper. The file is replaced whole, every
+    half minute and at the end; run it again to go on.
+    """
+    from marginkit.comparison.summary import figures
+    from marginkit.data.dataset import Source
+    from marginkit.files.atomic import require_absent
+    from marginkit.measurement.tighten import tighten_file
+    from marginkit.report import summary
+
+    if out is not None and out != table:
+        require_absent(out, overwrite)
+    source = Source(root=data_root, image_size=image_size)
+    with _closed_so_far(quiet) as say:
+        found = tighten_file(table, model, seconds, out, source=source, say=say)
+    run = found.meta["tightened"][-1]
+    write_json({"table": str(out or table), **run, **figures(found)}, json_file)
+    details = [f"{key}: {value}" for key, value in found.meta.items()] if verbose else []
+    lines = [*summary(found), *details, f"{_words(run['closed'])}; wrote {out or table}"]
+    show(lines, quiet or str(json_file) == "-")
+
+
+def _words(counts: dict[str, tuple[int, int]]) -> str:
+    return ", ".join(f"{norm}: {closed} of {n} closed" for norm, (closed, n) in counts.items())
+
+
+class _Status:
+    """A line on stderr that is written over."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.line = Console(stderr=True).status("looking for both ends")
+
+    def __enter__(self) -> Say:
+        self.line.start()
+        return lambda counts: self.line.update(_words(counts))
+
+    def __exit__(self, *error: Any) -> None:
+        self.line.stop()
+
+
+def _closed_so_far(quiet: bool) -> Any:
+    return nullcontext(lambda counts: None) if quiet or not sys.stderr.isatty() else _Status()

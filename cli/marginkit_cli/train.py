@@ -1,0 +1,146 @@
+"""`marginkit train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import (
+    PATH,
+    Bounds,
+    assignment,
+    data_options,
+    names,
+    output_options,
+    run_options,
+    write_json,
+)
+from .options import device as find_device
+from .output import bars, show, speaks
+
+
+@click.command()
+@click.option(
+    "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
+)
+@click.option("--arch", default="cnn", show_default=True, help="linear, mlp, cnn, elsayed or resnet18.")
+@click.option(
+    "--arch-option",
+    multiple=True,
+    type=assignment,
+    metavar="NAME=VALUE",
+    help="Of the architecture: hidden=200,100 for mlp.",
+)
+@click.option(
+    "--loss",
+    default="large-margin",
+    show_default=True,
+    help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
+    "lipschitz-margin.",
+)
+@click.option(
+    "--loss-option",
+    multiple=True,
+    type=assignment,
+    metavar="NAME=VALUE",
+    help="Of the loss: gamma=2, layers=input, ...",
+)
+@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True, help="Passes over the data.")
+@click.option("--optimizer", default="adam", show_default=True, help="adam, sgd or rmsprop.")
+@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At the start.")
+@click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="For sgd and rmsprop.")
+@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
+@click.option(
+    "--clip", default="1.0", show_default=True, help="Cut the gradient's length here; none for never."
+)
+@click.option(
+    "--noise", type=float, default=0.0, show_default=True, help="Gaussian noise on inputs, for smoothing."
+)
+@click.option("--fraction", type=float, default=1.0, show_default=True, help="Train on a stratified part.")
+@click.option(
+    "--label-noise", type=float, default=0.0, show_default=True, help="Flip this share of the labels."
+)
+@click.option(
+    "--augment",
+    metavar="NAMES",
+    callback=lambda ctx, param, text: names(text) if text else (),
+    help="Of images: shift, flip, crop.",
+)
+@click.option("--amp", is_flag=True, help="Forward passes in bfloat16: faster on recent GPUs.")
+@click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
+@click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
+@click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
+@data_options
+@run_options
+@output_options
+def train(
+    dataset: str,
+    arch: str,
+    arch_option: tuple[tuple[str, str], ...],
+    loss: str,
+    loss_option: tuple[tuple[str, str], ...],
+    resume: bool,
+    out: Path,
+    data_root: Path,
+    download: bool,
+    image_size: int | None,
+    bounds: Bounds | None,
+    device: str,
+    workers: int,
+    json_file: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    verbose: bool,
+    **recipe: object,
+) -> None:
+    """Train a classifier, by default a large-margin one on the embedded digits.
+
+    Writes OUT (the best epoch on held-out samples), its .last.pt to resume from, and .metrics.jsonl.
+    """
+    from marginkit.data.dataset import Source
+    from marginkit.data.sources import load
+    from marginkit.distributed import processes
+    from marginkit.files.atomic import require_absent
+    from marginkit.options import configure
+    from marginkit.training.loop import test_accuracy
+    from marginkit.training.loop import train as run
+    from marginkit.training.recipe import Recipe
+
+    require_absent(out, overwrite or resume)
+    box = bounds or (0.0, 1.0)
+    source = Source(split="train", root=data_root, download=download, image_size=image_size)
+    found = load(dataset, source, bounds=box)
+    place = find_device(device)
+    with processes("nccl" if place.startswith("cuda") else "gloo") as ranks:
+        checkpoint = run(
+            found,
+            out,
+            architecture=arch,
+            architecture_options=dict(arch_option),
+            loss=loss,
+            loss_options=dict(loss_option),
+            recipe=configure(Recipe, "train", recipe),
+            bounds=box,
+            device=place,
+            workers=workers,
+            resume=resume,
+            track=bars(quiet),
+            ranks=ranks,
+        )
+    if not speaks():
+        return
+    figures = {
+        **checkpoint.training["history"][-1],
+        "test_accuracy": test_accuracy(checkpoint, found, source),
+    }
+    write_json({"checkpoint": str(out), **figures}, json_file)
+    lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]
+    if verbose:
+        lines += [
+            f"{option}: {value}"
+            for option, value in checkpoint.training.items()
+            if option not in ("history", "regime")
+        ]
+    show([f"wrote {out}", *lines], quiet or str(json_file) == "-")

@@ -1,0 +1,1 @@
+"""Linear bounds propagated backwards through the graph."""

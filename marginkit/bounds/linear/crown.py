@@ -1,0 +1,200 @@
+"""Bounds carried through a graph: intervals forwards, linear functions backwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from marginkit.bounds.graph.graph import Graph, affine, nonlinear
+from marginkit.bounds.graph.ops import Convolution, Interval, Lines, Scale
+from marginkit.bounds.graph.relaxations import Rectifier, Sloped, inner
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.patches import Coefficients, single_entries
+
+CLIMB = 0.5  # of a slope in one step
+Tightness = Literal["ibp", "crown-ibp", "crown"]
+
+
+@dataclass(frozen=True)
+class Propagation:
+    """How bounds are found.
+
+    Attributes:
+        tightness: `ibp` carries intervals to the last affine operations (Gowal et al., arXiv 1810.12715);
+            `crown-ibp` takes lines over those intervals and goes back to the input from the scores (Zhang
+            et al., arXiv 1906.06316); `crown` goes back from every nonlinear operation (arXiv 1811.00866).
+        same: parallel lines.
+        entries: at most so many coefficients at a time, which bounds the memory.
+        ascents: steps of gradient ascent by which the lower lines of the way back from the scores are
+            chosen, for each sample (after Xu et al., arXiv 2011.13824); hidden layers keep theirs.
+    """
+
+    tightness: Tightness
+    same: bool = False
+    entries: int = 2**22
+    ascents: int = 0
+
+    def __call__(
+        self, graph: Graph, ball: Ball, targets: Float[Tensor, "n rows classes"]
+    ) -> Float[Tensor, "n rows"]:
+        """Lower bounds of the scores' linear functions within the ball."""
+        known = _Known(graph, ball)
+        tighten = [False] * len(graph.nodes)
+        for node in graph.nodes:
+            if nonlinear(node.op):
+                source = graph.nodes[node.inputs[0]]
+                inexact = source.mixes == 2 or ball.norm.p != torch.inf
+                goes_back = source.affine or (self.tightness == "crown" and not nonlinear(source.op))
+                tighten[node.inputs[0]] = inexact and goes_back
+        last = max((i for i, node in enumerate(graph.nodes) if nonlinear(node.op)), default=0)
+        for i, node in enumerate(graph.nodes[: last + 1]):
+            known.intervals.append(known.forward(i))
+            if tighten[i]:
+                known.intervals[i] = self._tightened(known, i)
+            if nonlinear(node.op):
+                known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
+        if self.ascents and self.tightness != "ibp" and not self.same:
+            return self._ascended(known, targets)
+        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+
+    def _ascended(self, known: _Known, targets: Float[Tensor, "n rows classes"]) -> Float[Tensor, "n rows"]:
+        """The best bounds met while unstable ReLUs' lower slopes climb; every slope allowed is a proof."""
+        graph, last, wanted = known.graph, len(known.graph.nodes) - 1, Coefficients(targets)
+        best = known.lowest(last, wanted)
+        free: dict[int, tuple[Sloped, Interval, float]] = {}
+        for j, lines in known.lines.items():
+            op, source = graph.nodes[j].op, graph.nodes[j].inputs[0]
+            if isinstance(op, Rectifier) and isinstance(lines, Sloped):
+                free[j] = (lines, known.intervals[source], op.negative)
+        for _ in range(self.ascents if free else 0):
+            with torch.enable_grad():
+                slopes = [lines.lower_slope.detach().requires_grad_() for lines, _, _ in free.values()]
+                for (j, (lines, _, _)), slope in zip(free.items(), slopes, strict=True):
+                    known.lines[j] = replace(lines, lower_slope=slope)
+                climb = torch.autograd.grad(known.lowest(last, wanted).amin(1).sum(), slopes)
+            for (j, (lines, interval, least)), up in zip(list(free.items()), climb, strict=True):
+                known.lines[j] = moved = _climbed(lines, up, interval, least)
+                free[j] = (moved, interval, least)
+            best = torch.maximum(best, known.lowest(last, wanted))
+        return best
+
+    def _tightened(self, known: _Known, i: int) -> Interval:
+        """The interval met with the one that linear functions give, where that can matter."""
+        low, high = (end.flatten(1) for end in known.intervals[i])
+        matters = torch.full_like(low, self.same, dtype=torch.bool) | (low < high)
+        if self.same:  # the published bound meets no intervals, and a tighter one can end up looser
+            low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
+        elif self.tightness == "crown" and all(
+            getattr(node.op, "piecewise", True) for node in known.graph.nodes
+        ):  # a stable neuron's lines are exact, and nothing else is made of its interval
+            matters = (low < 0) & (high > 0)
+        shape = known.graph.nodes[i].shape
+        widest = max(prod(node.shape) for node in known.graph.nodes)
+        quick = known.graph.nodes[i].affine  # then the samples share the linear functions
+        wanted = matters.any(0, keepdim=True) if quick else matters
+        most_rows = max(1, self.entries // (widest * len(low)))
+        for rows, chosen in single_entries(wanted, shape, most_rows, low.dtype):
+            chosen = chosen.expand(len(low), -1)
+            least = known.lowest(i, rows, quick=quick)
+            most = -known.lowest(i, Coefficients(-rows.a, rows.window), quick=quick)
+            mine = matters.gather(1, chosen)  # not what another sample asked for
+            low = low.scatter(1, chosen, torch.where(mine, least, -torch.inf).maximum(low.gather(1, chosen)))
+            high = high.scatter(1, chosen, torch.where(mine, most, torch.inf).minimum(high.gather(1, chosen)))
+        low, high = low.view(-1, *shape), high.view(-1, *shape)
+        return torch.minimum(low, high), torch.maximum(low, high)
+
+
+def _climbed(lines: Sloped, up: Tensor, interval: Interval, least: float) -> Sloped:
+    """Lower slopes a step up the gradient, between the two pieces' own; stable neurons keep their line."""
+    unstable = (interval[0] < 0) & (interval[1] > 0)
+    moved = (lines.lower_slope + CLIMB * up.sign()).clamp(least, 1)
+    return replace(lines, lower_slope=torch.where(unstable, moved, lines.lower_slope))
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What is known of a graph's nodes so far."""
+
+    graph: Graph
+    ball: Ball
+    intervals: list[Interval] = field(default_factory=list)
+    lines: dict[int, Lines] = field(default_factory=dict)
+    constants: dict[int, Tensor] = field(default_factory=dict)
+
+    def forward(self, i: int) -> Interval:
+        """The interval rule of node i."""
+        node = self.graph.nodes[i]
+        if node.op is None:
+            return self.ball.interval()
+        return node.op.interval(*(self.intervals[j] for j in node.inputs))
+
+    def lowest(
+        self, i: int, wanted: Coefficients, stop: bool = False, quick: bool = False
+    ) -> Float[Tensor, "n rows"]:
+        """A lower bound of linear functions of node i.
+
+        Args:
+            i: the node.
+            wanted: the linear functions.
+            stop: at nonlinear operations, and take their intervals.
+            quick: as in `Ball.lowest`.
+        """
+        pending, total = {i: wanted}, wanted.a.new_zeros(1, wanted.a.shape[1])
+
+        def add(k: int, more: Coefficients) -> None:
+            pending[k] = pending[k].plus(more, self.graph.nodes[k].shape) if k in pending else more
+
+        for j in range(i, 0, -1):
+            if j not in pending:
+                continue
+            c, node = pending.pop(j), self.graph.nodes[j]
+            if j in self.lines and stop:
+                total = total + _over_interval(c.whole(node.shape), self.intervals[j])
+            elif j in self.lines:
+                lines = self.lines[j]
+                if isinstance(lines, Sloped):
+                    back, offset = lines.part(c.of).backward(c.a)
+                    add(node.inputs[0], Coefficients(back, c.window))
+                else:
+                    back, offset = lines.backward(c.whole(node.shape))
+                    add(node.inputs[0], Coefficients(back))
+                total = total + offset
+            else:
+                total = total + inner(c.a, c.of(self._constant(j)))
+                for k, part in zip(node.inputs, self._transposed(j, c), strict=True):
+                    add(k, part)
+        if 0 in pending:
+            ball = self.ball.part(pending[0].of)
+            total = total + ball.lowest(pending[0].a, quick)
+        return total.expand(len(self.ball.x), -1)
+
+    def _transposed(self, j: int, c: Coefficients) -> list[Coefficients]:
+        node = self.graph.nodes[j]
+        shapes = [self.graph.nodes[k].shape for k in node.inputs]
+        if c.window is not None and isinstance(node.op, Convolution):
+            return [c.through(node.op, shapes[0])]
+        if c.window is not None and isinstance(node.op, Scale) and shapes[0] == node.shape:
+            return [Coefficients(c.a * c.of(node.op.scale.expand(node.shape)), c.window)]
+        a = c.whole(node.shape)
+        assert affine(node.op)
+        back = node.op.transpose(a.flatten(0, 1), shapes)
+        return [Coefficients(part.view(*a.shape[:2], *part.shape[1:])) for part in back]
+
+    def _constant(self, j: int) -> Tensor:
+        """What node j is at zero."""
+        if j not in self.constants:
+            node = self.graph.nodes[j]
+            zeros = [self.ball.x.new_zeros(1, *self.graph.nodes[k].shape) for k in node.inputs]
+            assert node.op is not None
+            self.constants[j] = node.op(*zeros)
+        return self.constants[j]
+
+
+def _over_interval(a: Tensor, interval: Interval) -> Tensor:
+    low, high = interval
+    return inner(a.clamp(min=0), low) + inner(a.clamp(max=0), high)

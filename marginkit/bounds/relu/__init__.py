@@ -1,0 +1,1 @@
+"""A ReLU network as matrices, and parts of its domain."""

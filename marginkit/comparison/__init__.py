@@ -1,0 +1,1 @@
+"""Does one model have larger margins than another? Each file one question. Imports no torch."""

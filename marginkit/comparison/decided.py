@@ -1,0 +1,32 @@
+"""On which samples the brackets alone decide which model is farther from its boundary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from marginkit.table.brackets import Ends
+
+
+@dataclass(frozen=True)
+class Decided:
+    """Samples on which the brackets do not overlap, so that the farther model is sure.
+
+    Attributes:
+        norm: of the distances.
+        baseline, other: samples on which that model is certainly farther from its boundary.
+        undecided: the rest.
+        contradictions: brackets whose lower end exceeds the upper one, (baseline, other): a method is wrong.
+    """
+
+    norm: str
+    baseline: int
+    other: int
+    undecided: int
+    contradictions: tuple[int, int]
+
+
+def decided(norm: str, a: Ends, b: Ends) -> Decided:
+    """Counts the samples whose brackets do not overlap."""
+    wrong = [int((e.lower > e.upper * (1 + 1e-6) + 1e-12).sum()) for e in (a, b)]
+    first, second = int((a.lower > b.upper).sum()), int((b.lower > a.upper).sum())
+    return Decided(norm, first, second, len(a.lower) - first - second, (wrong[0], wrong[1]))

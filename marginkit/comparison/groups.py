@@ -1,0 +1,235 @@
+"""Several models an arm (training seeds): is one way of training better than another?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from marginkit.comparison.bootstrap import LEVEL, NORMAL_FROM, resampled_means
+from marginkit.comparison.hypothesis_tests import holm
+from marginkit.comparison.pairing import paired
+from marginkit.comparison.radii import both_ends
+from marginkit.errors import UsageError
+from marginkit.kinds import Kind
+from marginkit.table.brackets import Ends, ends, limit, norms
+from marginkit.table.table import INPUT, Column, MarginTable, names
+
+Pair = tuple[float, float]
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class GroupColumn:
+    """One column of two groups of models; pairs are (baseline, other).
+
+    Attributes:
+        name, kind, norm, layer, tau: as for two tables.
+        means: each model's mean of min(d, tau), for every group.
+        mean: the groups'.
+        difference: other minus baseline.
+        interval: its 95 % cluster bootstrap interval: models and samples are drawn anew.
+        welch: two-sided p of Welch's t-test on the models' means; None where it can't be had.
+        adjusted: after Holm's adjustment over the columns and groups.
+    """
+
+    name: str
+    kind: Kind
+    norm: str
+    layer: str
+    tau: float
+    means: tuple[tuple[float, ...], tuple[float, ...]]
+    mean: Pair
+    difference: float
+    interval: Pair
+    welch: float | None
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupRobust:
+    """Robust accuracy of two groups of models at a radius; pairs are (baseline, other).
+
+    Attributes:
+        norm, radius, end: as for two tables.
+        means: each model's, for every group.
+        mean, difference, interval, welch, adjusted: as of a column.
+    """
+
+    norm: str
+    radius: float
+    end: str
+    means: tuple[tuple[float, ...], tuple[float, ...]]
+    mean: Pair
+    difference: float
+    interval: Pair
+    welch: float | None
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class GroupComparison:
+    """Two groups of models, each on the samples that all tables share."""
+
+    baseline: str
+    other: str
+    files: tuple[tuple[str, ...], tuple[str, ...]]
+    n: int
+    accuracy: tuple[tuple[float, ...], tuple[float, ...]]
+    columns: tuple[GroupColumn, ...]
+    robust: tuple[GroupRobust, ...]
+
+
+def compare_groups(
+    groups: Mapping[str, Mapping[str, MarginTable]],
+    taus: Mapping[str, float] | None = None,
+    radii: Mapping[str, Sequence[float]] | None = None,
+    seed: int = 0,
+) -> list[GroupComparison]:
+    """Compares every group with the first.
+
+    Args:
+        groups: by name, the tables by file.
+        taus: for each norm, where to cut distances.
+        radii: for each norm, where to tell the robust accuracy.
+        seed: of the bootstrap.
+
+    Raises:
+        IncompatibleError: as for two tables.
+        UsageError: fewer than two groups.
+    """
+    if len(groups) < 2:
+        raise UsageError("one group can't be compared: give a second --group NAME=FILES")
+    (first, baseline), *others = groups.items()
+    found = [
+        _compare((first, name), baseline, tables, taus or {}, radii or {}, seed) for name, tables in others
+    ]
+    adjusted = iter(holm([row.welch for c in found for rows in (c.columns, c.robust) for row in rows]))
+
+    def after(rows: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(replace(row, adjusted=next(adjusted)) for row in rows)
+
+    return [replace(c, columns=after(c.columns), robust=after(c.robust)) for c in found]
+
+
+def _compare(
+    labels: tuple[str, str],
+    baseline: Mapping[str, MarginTable],
+    other: Mapping[str, MarginTable],
+    taus: Mapping[str, float],
+    radii: Mapping[str, Sequence[float]],
+    seed: int,
+) -> GroupComparison:
+    tables = paired([*baseline.values(), *other.values()])
+    sizes = (len(baseline), len(other))
+    shared = names(tables)
+    cut = [(name, *_cut([table[name] for table in tables], taus)) for name in shared]
+    known = {norm: [ends(table, norm, shared) for table in tables] for norm in norms(tables[0], shared)}
+    right = [float((table.predicted == table.label).mean()) for table in tables]
+    return GroupComparison(
+        baseline=labels[0],
+        other=labels[1],
+        files=(tuple(baseline), tuple(other)),
+        n=len(tables[0]),
+        accuracy=(tuple(right[: sizes[0]]), tuple(right[sizes[0] :])),
+        columns=tuple(_column(tables[0][name], tau, values, sizes, seed) for name, tau, values in cut),
+        robust=tuple(
+            row for norm, found in known.items() for row in _robust(norm, found, radii.get(norm), sizes, seed)
+        ),
+    )
+
+
+def _cut(columns: Sequence[Column], taus: Mapping[str, float]) -> tuple[float, np.ndarray]:
+    """The cut tau, and min(d, tau): [samples, models], without samples that some model has no number for."""
+    distances = np.column_stack([column.distance for column in columns])
+    distances = distances[~np.isnan(distances).any(1)]
+    stated = [found for column in columns if (found := limit(column)) is not None]
+    largest = float(np.abs(distances[np.isfinite(distances)]).max(initial=0.0))
+    given = taus.get(columns[0].norm) if columns[0].layer == INPUT else None
+    tau = given or min(stated, default=largest)
+    return tau, np.clip(distances, -tau, tau)
+
+
+def _column(column: Column, tau: float, values: np.ndarray, sizes: tuple[int, int], seed: int) -> GroupColumn:
+    return GroupColumn(
+        name=column.name,
+        kind=column.kind,
+        norm=column.norm,
+        layer=column.layer,
+        tau=tau,
+        **_contrast(values, sizes, seed),
+    )
+
+
+def _robust(
+    norm: str, found: Sequence[Ends], radii: Sequence[float] | None, sizes: tuple[int, int], seed: int
+) -> Iterator[GroupRobust]:
+    """By both ends that all models have."""
+    for end, radius, beyond in both_ends(found, radii):
+        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, seed))
+
+
+def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int) -> dict[str, Any]:
+    """The models' means, the groups' and their difference."""
+    means = values.mean(0) if len(values) else np.full(sum(sizes), np.nan)
+    a, b = means[: sizes[0]], means[sizes[0] :]
+    return {
+        "means": (tuple(map(float, a)), tuple(map(float, b))),
+        "mean": (float(a.mean()), float(b.mean())),
+        "difference": float(b.mean() - a.mean()),
+        "interval": cluster_interval(values, sizes, seed),
+        "welch": welch(a, b),
+    }
+
+
+def cluster_interval(values: np.ndarray, sizes: tuple[int, int], seed: int) -> Pair:
+    """The 95 % interval of the groups' difference of means: models and samples are drawn with replacement.
+
+    A few models look less varied than the many they stand for: what drawing them contributes is widened by
+    sqrt(k / (k - 1)) t / z, with k the smaller group and t for the models' degrees of freedom (in the spirit
+    of Hesterberg 2015, arXiv 1411.5279). With one model in a group only the samples vary.
+
+    Args:
+        values: [samples, models], the baseline's models first.
+        sizes: of the groups.
+        seed: of the resamples.
+    """
+    if not len(values):
+        return (np.nan, np.nan)
+    generator = np.random.default_rng([seed, 1])
+    a, b = np.split(values, [sizes[0]], axis=1)
+    delta = b.mean(1) - a.mean(1)
+    drawn = np.zeros(RESAMPLES)
+    if min(sizes) > 1:
+        first, second = (_redrawn(part.mean(0), generator) for part in (a, b))
+        drawn = (second - first) * _widening(min(sizes), sum(sizes) - 2)
+    if len(delta) < NORMAL_FROM:
+        drawn += resampled_means(delta[:, None], seed, RESAMPLES)[:, 0] - delta.mean()
+    else:
+        drawn += generator.normal(0, delta.std() / np.sqrt(len(delta)), RESAMPLES)
+    low, high = delta.mean() + np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _redrawn(means: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """How far the mean of as many models, drawn with replacement, is from theirs."""
+    return np.asarray(generator.choice(means, (RESAMPLES, len(means))).mean(1) - means.mean())
+
+
+def welch(a: np.ndarray, b: np.ndarray) -> float | None:
+    """Two-sided p of Welch's t-test on the models' means; None where they do not vary or a group has one.
+
+    What Colas et al. 2018 (arXiv 1806.08295) recommend for a few seeds.
+    """
+    if min(len(a), len(b)) < 2 or max(np.ptp(a), np.ptp(b)) <= 1e-12 * np.abs(np.r_[a, b]).max():
+        return None
+    (m, s), (n, t) = ((part.mean(), part.std(ddof=1)) for part in (a, b))
+    return float(stats.ttest_ind_from_stats(m, s, len(a), n, t, len(b), equal_var=False).pvalue)
+
+
+def _widening(k: int, freedom: int) -> float:
+    tail = (1 + LEVEL) / 2
+    return float(np.sqrt(k / (k - 1)) * stats.t.ppf(tail, freedom) / stats.norm.ppf(tail))

@@ -1,0 +1,101 @@
+"""Robust accuracy at chosen radii, for two models on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from marginkit.comparison.bootstrap import Interval
+from marginkit.comparison.hypothesis_tests import mcnemar
+from marginkit.table.brackets import Ends
+from marginkit.table.summary import mean
+
+
+@dataclass(frozen=True)
+class RobustAccuracy:
+    """The share of samples farther than `radius`; pairs are (baseline, other).
+
+    Attributes:
+        norm, radius: of the ball, in raw input units.
+        end: `found`: no search that both have found an adversarial input within the radius (at least the
+            true robust accuracy); `certified`: a proof that there is none (at most the true one).
+        baseline, other: the shares.
+        difference, interval, interval_method: other minus baseline, and its 95 % interval.
+        only_baseline, only_other: samples robust in one model only.
+        mcnemar: two-sided p of McNemar's exact test; 1 where the models differ on no sample.
+        adjusted: after Holm's adjustment for all tests of the run.
+    """
+
+    norm: str
+    radius: float
+    end: str
+    baseline: float
+    other: float
+    difference: float
+    interval: tuple[float, float]
+    interval_method: str
+    only_baseline: int
+    only_other: int
+    mcnemar: float
+    adjusted: float | None = None
+
+
+@dataclass(frozen=True)
+class Robust:
+    """Which samples are farther than the radius, in both models."""
+
+    norm: str
+    radius: float
+    end: str
+    a: np.ndarray
+    b: np.ndarray
+
+    @property
+    def delta(self) -> np.ndarray:
+        """The answers' difference, b - a: 1, 0 or -1 a sample."""
+        return np.asarray(self.b.astype(float) - self.a)
+
+
+def at_radii(norm: str, a: Ends, b: Ends, radii: Sequence[float] | None) -> list[Robust]:
+    """By both ends that both models have; at round numbers near the quartiles of the distances by default."""
+    return [
+        Robust(norm, radius, end, beyond[:, 0], beyond[:, 1])
+        for end, radius, beyond in both_ends([a, b], radii)
+    ]
+
+
+def both_ends(
+    models: Sequence[Ends], radii: Sequence[float] | None
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Of ends that all models have: which, the radius, and whether it is farther [samples, models]."""
+    radii = _quartiles(np.concatenate([m.upper for m in models])) if radii is None else radii
+    for end, key in (("found", "upper"), ("certified", "lower")):
+        if all(m.searched if end == "found" else m.certified for m in models):
+            values = np.column_stack([getattr(m, key) for m in models])
+            yield from ((end, float(radius), values > radius) for radius in radii)
+
+
+def describe(found: Robust, interval: Interval) -> RobustAccuracy:
+    """The shares, their difference, and McNemar's test."""
+    first, second, p = mcnemar(found.a, found.b)
+    return RobustAccuracy(
+        norm=found.norm,
+        radius=found.radius,
+        end=found.end,
+        baseline=mean(found.a),
+        other=mean(found.b),
+        difference=mean(found.delta),
+        interval=(interval.low, interval.high),
+        interval_method=interval.method,
+        only_baseline=first,
+        only_other=second,
+        mcnemar=p,
+    )
+
+
+def _quartiles(distances: np.ndarray) -> list[float]:
+    reached = distances[np.isfinite(distances) & (distances > 0)]
+    quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
+    return sorted({float(f"{q:.1g}") for q in quartiles})

@@ -1,0 +1,78 @@
+"""Everything a report is written from: the tables, what they are called, and what was found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from marginkit.artifacts import located
+from marginkit.comparison.compare import Comparison, Settings, compare_all
+from marginkit.comparison.flags import Flag, table_flags
+from marginkit.comparison.groups import GroupComparison, compare_groups
+from marginkit.table.reading import read
+from marginkit.table.table import MarginTable
+
+FORMAT = "marginkit.comparison"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Study:
+    """Tables by label, and their comparisons: of models with the first one, or of groups of models."""
+
+    tables: Mapping[str, MarginTable]
+    comparisons: tuple[Comparison, ...] = ()
+    groups: tuple[GroupComparison, ...] = ()
+
+    @staticmethod
+    def of_files(paths: Sequence[Path], settings: Settings) -> Study:
+        """Compares every file with the first; one file given twice is two."""
+        tables = [read(located(path)) for path in paths]
+        labels = _labels(paths)
+        return Study.of_tables(dict(zip(labels, tables, strict=True)), settings)
+
+    @staticmethod
+    def of_tables(tables: Mapping[str, MarginTable], settings: Settings | None = None) -> Study:
+        """Compares every table with the first."""
+        return Study(tables, tuple(compare_all([*tables.values()], [*tables], settings)))
+
+    @staticmethod
+    def of_groups(paths: Mapping[str, Sequence[Path]], settings: Settings) -> Study:
+        """Compares every group of files with the first."""
+        labels = iter(_labels([path for files in paths.values() for path in files]))
+        tables = {
+            name: {next(labels): read(located(path)) for path in files} for name, files in paths.items()
+        }
+        found = compare_groups(tables, settings.taus, settings.radii, settings.seed)
+        return Study({f: t for members in tables.values() for f, t in members.items()}, groups=tuple(found))
+
+    @property
+    def flags(self) -> tuple[Flag, ...]:
+        """All doubts, each once."""
+        of_groups = [
+            f for label, table in self.tables.items() for f in table_flags(table, label) if self.groups
+        ]
+        return tuple(dict.fromkeys([*(f for c in self.comparisons for f in c.flags), *of_groups]))
+
+    def figures(self) -> dict[str, Any]:
+        """All figures as plain data: docs/compare.schema.json."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "comparisons": [asdict(c) for c in self.comparisons],
+            "groups": [asdict(c) for c in self.groups],
+            "flags": [asdict(flag) for flag in self.flags],
+        }
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """The paths without the folder they have in common, told apart where one comes twice."""
+    try:
+        folder = os.path.commonpath([path.parent for path in paths])
+    except ValueError:  # relative ones beside absolute ones
+        folder = ""
+    names = [os.path.relpath(path, folder) if folder else str(path) for path in paths]
+    return [name if name not in names[:i] else f"{name} ({i + 1})" for i, name in enumerate(names)]

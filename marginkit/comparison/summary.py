@@ -1,0 +1,35 @@
+"""What a table says, for machines."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from marginkit.kinds import Status
+from marginkit.table.attacks import attacked
+from marginkit.table.brackets import closed, ends, norms
+from marginkit.table.summary import median
+from marginkit.table.table import MarginTable
+
+
+def figures(table: MarginTable) -> dict[str, Any]:
+    """What `summary` shows, for machines."""
+    columns = {
+        column.name: {
+            "kind": str(column.kind),
+            "median": median(column.distance),
+            **{status.name.lower(): int((column.status == status).sum()) for status in Status},
+        }
+        for column in table.columns
+    }
+    return {
+        "n": len(table),
+        "accuracy": float((table.predicted == table.label).mean()),
+        "columns": columns,
+        "brackets": {
+            norm: {"certified": median(e.lower), "found": median(e.upper), "closed": closed(e)}
+            for norm in norms(table, list(columns))
+            if (e := ends(table, norm)).certified and e.searched
+        },
+        "attacks": [asdict(row) for row in attacked(table)],
+    }

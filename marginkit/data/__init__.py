@@ -1,0 +1,1 @@
+"""Labelled samples with an index and a fingerprint."""

@@ -1,0 +1,99 @@
+"""Labelled samples with an index and a fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+Bounds = tuple[float | None, float | None]
+Batch = tuple[Int[Tensor, "n"], Float[Tensor, "n *d"], Int[Tensor, "n"]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """One split of a data set.
+
+    Attributes:
+        name, split: what the user asked for.
+        inputs: float inputs [n, *d] for a list of positions.
+        labels: int64 labels [n].
+        shape: of one input.
+        classes: how many there are; 1 + the largest label where the data does not say.
+        fingerprint: SHA-256 of inputs and labels (for image folders: of names, sizes and labels).
+    """
+
+    name: str
+    split: str
+    inputs: Callable[[list[int]], Tensor]
+    labels: np.ndarray
+    shape: tuple[int, ...]
+    classes: int
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where and how to find a data set.
+
+    Attributes:
+        argument: what follows the colon in `npz:FILE` and `imagefolder:DIR`.
+        split: `train` or `test`.
+        root: the folder torchvision's data sets lie in.
+        download: fetch what is missing there.
+        image_size: resize and crop the images of a folder to squares of this size.
+    """
+
+    argument: str = ""
+    split: str = "test"
+    root: Path = Path("data")
+    download: bool = False
+    image_size: int | None = None
+
+
+def batches(
+    data: Data, batch_size: int, *, positions: Sequence[int] | None = None, workers: int = 0
+) -> Iterator[Batch]:
+    """(index, x, y) in order of `positions`, by default the data set's own.
+
+    Args:
+        data: to read from.
+        batch_size: samples at a time.
+        positions: which samples, in which order; their positions are the batches' index.
+        workers: processes that load ahead; for image folders.
+    """
+    order = list(range(len(data))) if positions is None else list(positions)
+    groups = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    yield from grouped(data, groups, workers=workers)
+
+
+def grouped(data: Data, groups: Iterable[Sequence[int]], *, workers: int = 0) -> Iterator[Batch]:
+    """(index, x, y) for each group of positions, asked for as they are needed."""
+    yield from DataLoader(
+        _Grouped(data),
+        sampler=groups,
+        batch_size=None,
+        num_workers=workers,
+        generator=torch.Generator(),  # else it would draw from the global one
+    )
+
+
+class _Grouped(Dataset[Batch]):
+    """Fetches a whole group of positions at once."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+
+    def __getitem__(self, group: Sequence[int]) -> Batch:
+        positions = list(group)
+        labels = torch.from_numpy(self.data.labels[positions])
+        return torch.tensor(positions), self.data.inputs(positions), labels

@@ -1,0 +1,1 @@
+"""The main job: what is asked of each sample, batch by batch, in memory or into a file."""

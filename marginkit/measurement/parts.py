@@ -1,0 +1,131 @@
+"""Finished batches of an unfinished measurement, one file each, in the folder `<out>.parts`."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from marginkit.errors import MarginkitError
+from marginkit.files.atomic import cannot_write, replacing
+from marginkit.kinds import Kind
+from marginkit.table.table import ARRAYS, OPTIONAL, PER_SAMPLE, Column, MarginTable
+
+ABOUT = ("method", "norm", "layer", "kind", "options", "note")
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one measurement.
+
+    A part takes its place in one rename, so that whatever is there is whole. The manifest says what they
+    are parts of.
+
+    Attributes:
+        out: the file they are to become.
+    """
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self.out.with_name(self.out.name + ".parts")
+
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Says what the parts are for."""
+        with replacing(self._manifest) as temporary:
+            temporary.write_text(json.dumps(manifest))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the parts are parts of; None where there are none."""
+        try:
+            found = json.loads(self._manifest.read_text())
+            if isinstance(found, dict) and isinstance(found.get("provenance"), dict) and "meta" in found:
+                return {**found, "provenance": {"onto": None, **found["provenance"]}}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise MarginkitError(f"{self._manifest} is not readable: {error}") from error
+        raise MarginkitError(f"{self._manifest} is no manifest of parts")
+
+    def numbers(self) -> set[int]:
+        """The batches that are finished."""
+        return {int(path.stem) for path in self.folder.glob(f"[0-9]*{SUFFIX}")}
+
+    def save(self, number: int, table: MarginTable) -> None:
+        """Keeps a batch, whole or not at all."""
+        arrays = {name: getattr(table, name) for name in (*PER_SAMPLE, *OPTIONAL)}
+        for i, column in enumerate(table.columns):
+            arrays |= {f"{i}.{name}": getattr(column, name) for name in ARRAYS}
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+        about = [{name: getattr(column, name) for name in ABOUT} for column in table.columns]
+        with replacing(self._part(number)) as temporary:
+            try:
+                save_file(given, temporary, {"columns": json.dumps(about)})
+            except SafetensorError as error:
+                raise cannot_write(self._part(number), error) from error
+
+    def load(self, number: int) -> MarginTable:
+        """The batch as it was saved."""
+        path = self._part(number)
+        try:
+            with safe_open(path, "numpy") as file:
+                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                about = json.loads(file.metadata()["columns"])
+            columns = [
+                Column(
+                    **{**column, "kind": Kind(column["kind"])},
+                    **{name: found.pop(f"{i}.{name}") for name in ARRAYS if f"{i}.{name}" in found},
+                )
+                for i, column in enumerate(about)
+            ]
+            return MarginTable(**found, columns=tuple(columns))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise MarginkitError(
+                f"{path} is not a part of a measurement: {error}; delete it and --resume"
+            ) from error
+
+    def clear(self) -> None:
+        """Deletes them all, the manifest first: what a kill leaves of them is nothing to go on with."""
+        for path in sorted(self.folder.glob("*"), key=lambda path: path != self._manifest):
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Refuses a second process that would write the same file; the lock dies with its process."""
+        try:
+            self.folder.mkdir(exist_ok=True)
+            handle = os.open(self.folder, os.O_RDONLY)
+        except OSError as error:
+            raise cannot_write(self.out, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise MarginkitError(f"{self.out} is being measured by another process: wait for it") from None
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield
+        finally:
+            os.close(handle)
+            with suppress(OSError):
+                self.folder.rmdir()  # only where it is empty
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f"{number:06d}{SUFFIX}"

@@ -1,0 +1,91 @@
+"""The bracket that `exact` starts from: what is known already, completed by a search and a certificate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.activations import evaluating
+from marginkit.kinds import Status
+from marginkit.logits import Labels
+from marginkit.methods.crown import Crown
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.search.polishing import polish
+from marginkit.methods.search.verification import bracket, classify
+from marginkit.norms import Vectors, column
+from marginkit.types import Bracket, Threat
+
+UNITS = 2000  # ReLUs of networks in which a witness's linear region is solved
+
+
+def begin(model: nn.Module, x: Vectors, y: Labels, threat: Threat, known: Bracket | None) -> Bracket:
+    """Both ends, the upper one with a verified witness where there is any.
+
+    Args:
+        model: in float64.
+        x, y, threat: as in `bracket`.
+        known: of these samples; witnesses are verified, `nearest` (tight) searches where none holds, and
+            `crown` proves where the lower end is 0. An upper end without witness is believed.
+    """
+    if known is None:
+        none = torch.zeros(len(x), dtype=torch.float64)
+        known = Bracket(none, none + torch.inf, torch.zeros_like(y), torch.full_like(y, -1))
+    found = _found(model, x, y, threat, known.witness)
+    sought = (found.status != Status.MISCLASSIFIED) & (found.status != Status.NONFINITE)
+    lower = torch.where(sought, known.lower, 0.0)
+    blank = (sought & (lower <= 0)).nonzero().squeeze(1)
+    if len(blank):
+        lower[blank] = Crown()(model, x[blank], y[blank], threat).lower
+    believed = sought & (known.upper < found.upper)
+    return replace(
+        found,
+        lower=lower,
+        upper=torch.where(believed, known.upper, found.upper),
+        rival=torch.where(believed & (known.rival >= 0), known.rival, found.rival),
+    )
+
+
+def _found(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Tensor | None) -> Bracket:
+    """The witnesses that hold; where none does, those of a search."""
+    if witness is None:
+        return Nearest("tight")(model, x, y, threat)
+    given = threat.clip(x, witness)
+    with evaluating(model):  # with gradients
+        polished = polish(model, x, y, threat, given, UNITS)
+    found = nearer(verified(model, x, y, threat, given), verified(model, x, y, threat, polished))
+    missing = (found.status == Status.EXHAUSTED).nonzero().squeeze(1)
+    if not len(missing):
+        return found
+    searched = Nearest("tight")(model, x[missing], y[missing], threat)
+    assert found.witness is not None
+    assert searched.witness is not None
+    return replace(
+        found,
+        upper=found.upper.index_copy(0, missing, searched.upper),
+        status=found.status.index_copy(0, missing, searched.status),
+        rival=found.rival.index_copy(0, missing, searched.rival),
+        witness=found.witness.index_copy(0, missing, searched.witness),
+    )
+
+
+def verified(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors) -> Bracket:
+    """The bracket of witnesses that come from elsewhere."""
+    with torch.no_grad():
+        right = classify(model(x), y) == Status.OK
+    return bracket(model, x, y, threat, lambda *_: witness[right])
+
+
+def nearer(one: Bracket, other: Bracket) -> Bracket:
+    """Of two searches' answers each sample's smaller upper end; `one` where they are equal."""
+    kept = one.upper <= other.upper
+    assert one.witness is not None
+    assert other.witness is not None
+    return replace(
+        one,
+        upper=torch.where(kept, one.upper, other.upper),
+        status=torch.where(kept, one.status, other.status),
+        rival=torch.where(kept, one.rival, other.rival),
+        witness=torch.where(column(kept, one.witness), one.witness, other.witness),
+    )

@@ -1,0 +1,62 @@
+"""What every certificate shares: whom it concerns, and what its answer looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.activations import evaluating
+from marginkit.bounds.graph.graph import Graph, doubled, trace
+from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.kinds import Status
+from marginkit.logits import Labels, logit_margin
+from marginkit.methods.search.verification import classify, require_inside
+from marginkit.norms import Vectors
+from marginkit.types import Bracket, Threat
+
+Certify = Callable[[Graph, Tensor, Tensor, Threat], tuple[Tensor, Tensor]]
+ROUNDING = 1e-9  # of a score, and of a radius: far more than float64 loses on the way
+
+
+def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify: Certify) -> Bracket:
+    """Certifies the correctly classified samples, in float64.
+
+    Args:
+        model: gives logits.
+        x: inputs inside the box.
+        y: labels.
+        threat: norm, box and mask.
+        certify: (graph, x, y, threat) -> radius, and the rival that stands in the way (-1 for none).
+
+    Returns:
+        Brackets [radius, inf]. Where the model has an operation without bounds all are [0, inf] with status
+        UNSUPPORTED, and the note names it.
+    """
+    require_inside(x, threat)
+    with evaluating(model), torch.no_grad():
+        scores = model(x)
+        status = classify(scores, y)
+        wrong = status == Status.MISCLASSIFIED
+        radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        rival = torch.where(wrong, logit_margin(scores, y)[1], -1)
+        sought = (status == Status.OK).nonzero().squeeze(1)
+        note = ""
+        try:
+            if len(sought):
+                inputs = x[sought].detach().double()
+                graph = trace(doubled(model), inputs)
+                still = logit_margin(graph(inputs), y[sought])[0] > 0
+                sought, inputs = sought[still], inputs[still]
+                radius[sought], rival[sought] = certify(graph, inputs, y[sought], threat)
+        except Unsupported as found:
+            note = f"no bounds for {found}"
+    unproved = int(Status.UNSUPPORTED if note else Status.EXHAUSTED)
+    return Bracket(
+        lower=radius * (1 - ROUNDING),
+        upper=torch.where(wrong, 0.0, torch.inf).double(),
+        status=torch.where((status == Status.OK) & (radius == 0), unproved, status),
+        rival=rival,
+        note=note,
+    )

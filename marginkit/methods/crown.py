@@ -1,0 +1,93 @@
+"""The radius that linear bound propagation proves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.bounds.graph.graph import Graph
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation, Tightness
+from marginkit.kinds import Kind
+from marginkit.logits import Labels, differences, gradients, rivals
+from marginkit.methods.certify.certificate import ROUNDING, certificate
+from marginkit.methods.certify.largest_radius import largest_proved
+from marginkit.methods.pgd import length_of_box
+from marginkit.norms import Norm, Vectors
+from marginkit.types import Bracket, Threat
+
+
+@dataclass(frozen=True)
+class Crown:
+    """The largest radius within which linear bounds keep every f_y - f_j above 0: a lower end.
+
+    No input within the radius and inside the box is misclassified, by the float64 copy of the model in eval
+    mode. Zhang et al., arXiv 1811.00866; `slopes="same"` is the bound of Wong and Kolter, arXiv 1711.00851.
+    A radius is inf where the whole box is proved.
+
+    Attributes:
+        bounds: of hidden layers: `crown` by lines back to the input, `crown-ibp` by intervals, `ibp` by
+            intervals for the scores as well; each is cheaper and looser than the one before.
+        slopes: of the lower line of an unstable ReLU: 0 or 1, whichever fits, or the upper line's.
+        ascents: steps by which the lower lines on the way back from the scores are chosen, for each sample.
+        precision: a radius larger by this share of itself was not proved.
+        memory: at most so many numbers in one tensor of coefficients.
+    """
+
+    bounds: Tightness = "crown"
+    slopes: Literal["adaptive", "same"] = "adaptive"
+    ascents: int = 3
+    precision: float = 2**-10
+    memory: int = 2**20
+    kind: ClassVar[Kind] = Kind.LOWER
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
+        """The bracket [proved, inf]."""
+        return certificate(model, x, y, threat, self._certify)
+
+    def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        widest = max(prod(node.shape) for node in graph.nodes)
+        parts = torch.split(torch.arange(len(x), device=x.device), max(1, self.memory // (16 * widest)))
+        found = [self._search(graph, x[part], y[part], threat) for part in parts]
+        return torch.cat([radius for radius, _ in found]), torch.cat([rival for _, rival in found])
+
+    def _search(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        propagation = Propagation(self.bounds, self.slopes == "same", self.memory, self.ascents)
+        scores = graph(x)
+        rival = rivals(scores, y, None)
+        slack = ROUNDING * scores.abs().amax(1, keepdim=True)
+        unit = torch.eye(scores.shape[1], dtype=x.dtype, device=x.device)
+        targets = unit[y].unsqueeze(1) - unit[rival]
+        low, high = threat.room(x)
+
+        def prove(samples: Tensor, radius: Tensor, chosen: Tensor) -> Tensor:
+            box = (None, None) if low is None or high is None else (low[samples], high[samples])
+            ball = Ball(x[samples], radius, threat.norm, *box)
+            wanted = targets[samples.unsqueeze(1), chosen]
+            return propagation(graph, ball, wanted) - slack[samples]
+
+        radius, blocking = largest_proved(
+            prove,
+            differences(scores, y, rival) - slack,
+            _guess(graph, x, y, threat.norm),
+            length_of_box(x, threat),
+            self.precision,
+        )
+        return radius, torch.where(
+            blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
+        )
+
+
+def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
+    """Half of what the linearised classifier predicts; 1 where it predicts nothing."""
+    with torch.enable_grad():
+        inputs = x.clone().requires_grad_()
+        scores = graph(inputs)
+        difference = differences(scores, y, rivals(scores, y, 10))
+        lengths = [norm.dual.length(g) for (g,) in gradients(difference, [inputs])]
+    distance = (difference.detach() / torch.stack(lengths, 1)).amin(1)
+    return torch.where(distance.isfinite() & (distance > 0), distance / 2, 1.0)

@@ -1,0 +1,86 @@
+"""The radius that a Lipschitz constant proves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.bounds.graph.graph import Graph
+from marginkit.bounds.graph.ops import Dense
+from marginkit.bounds.lipschitz import ABOVE, metric, operator_norm, stages, stretches
+from marginkit.kinds import Kind
+from marginkit.logits import Labels, differences, rivals
+from marginkit.methods.certify.certificate import ROUNDING, certificate
+from marginkit.norms import Norm, Vectors
+from marginkit.types import Bracket, Threat
+
+
+@dataclass(frozen=True)
+class Lipschitz:
+    """min_j (f_y - f_j) / L_j, with L_j a Lipschitz constant of f_y - f_j: a lower end, and nearly free.
+
+    The same for all samples up to the gap of their scores, and without a box. Singular values are exact ones
+    of the layers as they are, put upwards; layers too large for that have the geometric mean of their row
+    and column sums.
+
+    Attributes:
+        bound: `layered` is the closed form of ECLipsE-Fast (arXiv 2404.04375), for L2 and for chains of
+            affine layers and activations with slopes in [0, 1]; elsewhere, and always with `product`, the
+            product of the layers' operator norms (branches are summed).
+        pairwise: the last layer's rows differ by w_y - w_j, whose length is what counts for the pair; without
+            it, sqrt(2) (L2) or 2 times the last layer's norm does (Tsuzuku et al., arXiv 1802.04034).
+    """
+
+    bound: Literal["layered", "product"] = "layered"
+    pairwise: bool = True
+    kind: ClassVar[Kind] = Kind.LOWER
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
+        """The bracket [proved, inf]."""
+        return certificate(model, x, y, threat, self._certify)
+
+    def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        scores = graph(x)
+        rival = rivals(scores, y, None)
+        gap = differences(scores, y, rival) - ROUNDING * scores.abs().amax(1, keepdim=True)
+        with x.device:  # matrices are made where the model is
+            pairs = self._pairs(graph, scores.shape[1], threat)
+        radius, which = (gap.clamp(min=0) / pairs[y.unsqueeze(1), rival]).min(1)
+        return radius.nan_to_num(nan=torch.inf, posinf=torch.inf), rival.gather(
+            1, which.unsqueeze(1)
+        ).squeeze(1)
+
+    def _pairs(self, graph: Graph, classes: int, threat: Threat) -> Tensor:
+        """A Lipschitz constant of f_i - f_j for each pair of classes."""
+        matrices = stages(graph)
+        if matrices is None:
+            return self._by_nodes(graph, classes, threat.norm)
+        *hidden, last = matrices
+        if threat.mask is not None:
+            free = threat.mask.expand(graph.nodes[0].shape).flatten()
+            (hidden or [last])[0][:, ~free.to(last.device)] = 0
+            *hidden, last = matrices
+        if self.bound == "layered" and threat.norm.p == 2:
+            root = torch.linalg.cholesky(metric(hidden, len(matrices[0][0])))
+            whitened = torch.linalg.solve_triangular(root, last.T, upper=False).T
+            return self._of_rows(whitened, threat.norm) * ABOVE
+        stretch = prod(float(operator_norm(matrix, threat.norm)) for matrix in hidden)
+        return self._of_rows(last, threat.norm) * stretch * ABOVE
+
+    def _by_nodes(self, graph: Graph, classes: int, norm: Norm) -> Tensor:
+        found, last = stretches(graph, norm), graph.nodes[-1]
+        if self.pairwise and isinstance(last.op, Dense) and len(last.shape) == 1:
+            return self._of_rows(last.op.weight, norm) * found[last.inputs[0]] * ABOVE
+        rows = torch.eye(classes, dtype=torch.float64)
+        return self._of_rows(rows, norm) * found[-1] * ABOVE
+
+    def _of_rows(self, weight: Tensor, norm: Norm) -> Tensor:
+        """How far the difference of each two rows' products can move with an input of length 1."""
+        if self.pairwise:
+            return torch.stack([norm.dual.length(row - weight) for row in weight])
+        apart = {1.0: 1.0, 2.0: 2**0.5}.get(norm.p, 2.0)
+        return operator_norm(weight, norm).expand(len(weight), len(weight)) * apart

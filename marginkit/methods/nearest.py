@@ -1,0 +1,142 @@
+"""The nearest adversarial input that can be found: many starts, refined side by side, the worse dropped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from marginkit.errors import UsageError
+from marginkit.kinds import Kind
+from marginkit.logits import Labels
+from marginkit.methods.search.linearisation import linearise
+from marginkit.methods.search.polishing import polish
+from marginkit.methods.search.refinement import Attempts, refine
+from marginkit.methods.search.starts import Start, attempts
+from marginkit.methods.search.verification import bracket, is_adversarial, shorten
+from marginkit.norms import NORMS, Vectors, dot
+from marginkit.types import Bracket, Threat
+
+Stage = tuple[int, int, float]  # steps; then attempts kept a sample; within which factor of its best
+
+NORM_RANKS = {count: [f"{form}:{rank}" for form in NORMS for rank in range(count)] for count in (3, 4)}
+NOISE = [f"noise:{seed}" for seed in range(4)]
+EFFORTS: dict[str, dict[str, object]] = {
+    "fast": {
+        "rivals": 3,
+        "starts": ("linf:0",),
+        "stages": ((10, 1, 1.0),),
+        "units": 0,
+        "precision": 2**-10,
+    },
+    "balanced": {
+        "rivals": 4,
+        "starts": ("linf:0", "own:0", "input:1"),
+        "stages": ((6, 1, 1.0), (15, 1, 1.0)),
+        "units": 0,
+        "precision": 2**-10,
+    },
+    "tight": {
+        "rivals": 9,
+        "starts": (*NORM_RANKS[3], "input:1", "input:0.4", "across:2", *NOISE[:2]),
+        "stages": ((10, 4, 1.3), (20, 2, 1.05), (40, 1, 1.0)),
+        "units": 512,
+        "precision": 2**-14,
+    },
+    "thorough": {
+        "rivals": 9,
+        "starts": (
+            *NORM_RANKS[4], "input:1", "input:0.3", "input:0.1", "across:0.4", "across:1", "across:2", *NOISE
+        ),
+        "stages": ((12, 8, 1.5), (20, 4, 1.15), (40, 2, 1.03), (60, 1, 1.0)),
+        "units": 2048,
+        "precision": 2**-14,
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The nearest adversarial input of many starts, refined side by side inside the box.
+
+    A start is the crossing of one rival's boundary, met by DeepFool in the geometry of one norm; or the
+    input itself; or random noise. Its displacement is then shortened by descent of the logit margin on a
+    sphere that follows the boundary (`refine`), in stages after each of which only the best attempts of each
+    sample go on. Small ReLU networks are polished: the linear region of the witness is solved exactly. The
+    answer is an upper end: an adversarial input was found there.
+
+    Attributes:
+        effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
+        rivals: how many to linearise at the input, those of largest logit.
+        starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
+            `own:RANK` (in that of the norm measured), `input:RATE`, `across:RATE` (from the input, with RATE
+            times the usual step size; `across` along the steepest direction of another norm), `noise:SEED`.
+        stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
+        units: polish networks of at most so many ReLUs; 0 for none.
+        precision: of the last bisection, relative to the distance.
+    """
+
+    effort: Literal["fast", "balanced", "tight", "thorough"] = "balanced"
+    rivals: int | None = None
+    starts: tuple[str, ...] | None = None
+    stages: tuple[Stage, ...] | None = None
+    units: int | None = None
+    precision: float | None = None
+    kind: ClassVar[Kind] = Kind.UPPER
+
+    def __post_init__(self) -> None:
+        """Fills in what the effort says, so that the options in a file are those that were used."""
+        for name, value in EFFORTS[self.effort].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for start in self.starts or ():
+            Start.parse(start.replace("own", "l2"))
+        if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in self.stages):
+            raise UsageError(
+                "nearest needs at least one start and one stage, of at least one step and attempt"
+            )
+
+    def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
+        """The verified bracket [0, found]."""
+        return bracket(model, x, y, threat, self._search)
+
+    def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
+        starts = [Start.parse(text.replace("own", threat.norm.name)) for text in self.starts or ()]
+        pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
+        for steps, keep, within in self.stages or ():
+            rows = torch.arange(len(pool), device=x.device)
+            parts = torch.split(rows, len(x))  # memory as of one attempt a sample
+            pool = Attempts.join([refine(model, x, y, threat, pool[part], steps) for part in parts])
+            pool = pool[pool.survivors(len(x), keep, within)]
+            pool.rewind()
+        pool = pool[pool.survivors(len(x), 1, 1.0)]
+        pool = pool[pool.best.isfinite()]
+        witness = torch.full_like(x, torch.nan)
+        witness[pool.owner] = threat.clip(x[pool.owner], x[pool.owner] + pool.shortest)
+        witness = _project(model, x, y, threat, witness)
+        witness = shorten(model, x, y, threat, witness, self.precision or 0.0, first=2**-5)
+        return polish(model, x, y, threat, witness, self.units) if self.units else witness
+
+
+def _project(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors) -> Vectors:
+    """The nearest points of the boundaries linearised at the witnesses, where adversarial and nearer.
+
+    Exact where the classifier is linear.
+    """
+    found = (~witness.flatten(1).isnan().any(1)).nonzero().squeeze(1)
+    if not len(found):
+        return witness
+    here, origin = witness[found], x[found]
+    _, drop, gradient = linearise(model, here, y[found], 1)
+    normal = gradient.squeeze(1)
+    point = threat.clip(
+        origin,
+        origin
+        + threat.norm.reach(normal, -drop.squeeze(1) + dot(normal, here - origin), *threat.room(origin)),
+    )
+    nearer = threat.norm.length(point - origin) < threat.norm.length(here - origin)
+    nearer &= is_adversarial(model, point, y[found])
+    witness[found[nearer]] = point[nearer]
+    return witness

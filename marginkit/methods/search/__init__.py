@@ -1,0 +1,1 @@
+"""What searches for adversarial inputs share."""

@@ -1,0 +1,222 @@
+"""Models that are not checkpoints of ours: a function of the user's, or a library's model by name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marginkit.errors import MarginkitError, UsageError
+from marginkit.files.atomic import sha256
+from marginkit.models.checkpoint import read_state
+from marginkit.options import parse
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a source.
+
+    Attributes:
+        name: what follows the colon; the whole spec of a factory.
+        options: may be text.
+        classes: of the data set; for models that are built for their own weights.
+        weights: the user's file of weights, which the caller loads; None for the library's own.
+        app_dir, trust, download: as in `Loading`.
+    """
+
+    name: str
+    options: dict[str, Any]
+    classes: int
+    weights: Path | None = None
+    app_dir: Path | None = None
+    trust: bool = False
+    download: bool = False
+
+    @property
+    def parsed(self) -> dict[str, Any]:
+        """The options as values."""
+        return {name: parse(value) for name, value in self.options.items()}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A model, and how its source normalises inputs, where it says so.
+
+    Attributes:
+        model: gives logits for (normalised) inputs.
+        mean, std: a number a channel, for inputs in [0, 1].
+        remarks: for the user.
+    """
+
+    model: nn.Module
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def is_factory(spec: str) -> bool:
+    """Whether it reads like `package.module:function`."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", spec) is not None
+
+
+def factory(asked: Request) -> Found:
+    """Calls the user's function with the options. It is the user's code, named by the user: it runs."""
+    module, _, function = asked.name.partition(":")
+    with _importing_from(asked.app_dir), _failing(asked.name):
+        try:
+            home = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0]:
+                raise
+            raise MarginkitError(
+                f"no module {module!r}: install it, or say in which folder it is with --app-dir"
+            ) from error
+        make = getattr(home, function, None)
+        if not callable(make):
+            raise MarginkitError(f"{module} has no function {function!r} that makes a model")
+        model = make(**asked.parsed)
+    if not isinstance(model, nn.Module):
+        raise MarginkitError(f"{asked.name} returned a {type(model).__name__}; expected a torch.nn.Module")
+    note = () if asked.weights else (f"{asked.name} is measured as it was made: no --weights were given",)
+    return Found(model, remarks=note)
+
+
+def torchvision(asked: Request) -> Found:
+    """A classifier of torchvision's, with its own weights or the user's, and its own normalisation."""
+    from torchvision import models
+
+    if asked.name not in models.list_models(module=models):
+        raise UsageError(
+            f"torchvision has no classifier {asked.name!r}: see torchvision.models.list_models()"
+        )
+    options = asked.parsed
+    known = models.get_model_weights(asked.name)
+    chosen = str(options.pop("weights", "DEFAULT"))
+    if chosen not in known.__members__:
+        raise UsageError(
+            f"{asked.name} has no weights {chosen!r}; choose from {', '.join(known.__members__)}"
+        )
+    weights = known[chosen]
+    with _failing(f"torchvision:{asked.name}"):
+        if asked.weights is None:
+            _cached(weights.url, asked.download)
+            model = models.get_model(asked.name, weights=weights, **options)
+        else:
+            model = models.get_model(asked.name, **{"num_classes": asked.classes, **options})
+    about = weights.transforms()
+    note = f"inputs are normalised as {weights} is: mean {about.mean}, std {about.std}"
+    return Found(model, tuple(about.mean), tuple(about.std), (note,))
+
+
+def timm(asked: Request) -> Found:
+    """A model of timm's, its weights from the Hugging Face cache or the user's, normalised as timm says."""
+    library = _library("timm", "timm")
+    if not library.is_model(asked.name.partition(".")[0]):
+        raise UsageError(f"timm has no model {asked.name!r}: see timm.list_models()")
+    own = {} if asked.weights is None else {"num_classes": asked.classes}
+    with _failing(f"timm:{asked.name}"):
+        model = library.create_model(asked.name, pretrained=False, **{**own, **asked.parsed})
+    about = model.pretrained_cfg
+    if asked.weights is None:
+        if not (home := about.get("hf_hub_id")):
+            raise MarginkitError(f"timm:{asked.name} has no weights on the Hugging Face hub: give --weights")
+        hub = _library("huggingface_hub", "timm")
+        with _failing(f"timm:{asked.name}", hint=NOT_CACHED):
+            path = hub.hf_hub_download(home, "model.safetensors", local_files_only=not asked.download)
+        with _failing(f"timm:{asked.name}"):
+            model.load_state_dict(read_state(Path(path))[0])
+    note = f"inputs are normalised as timm does: mean {about['mean']}, std {about['std']}"
+    return Found(model, tuple(about["mean"]), tuple(about["std"]), (note,))
+
+
+def hugging_face(asked: Request) -> Found:
+    """An image classifier of transformers, by its name on the hub or its folder; never with remote code."""
+    library = _library("transformers", "hf")
+    common = {"local_files_only": not asked.download, "trust_remote_code": False}
+    auto = library.AutoModelForImageClassification
+    with _failing(f"hf:{asked.name}", hint=NOT_CACHED):
+        if asked.weights is None:
+            model = auto.from_pretrained(asked.name, use_safetensors=True, **common, **asked.parsed)
+        else:
+            about = library.AutoConfig.from_pretrained(asked.name, **common)
+            model = auto.from_config(about, **asked.parsed)
+        about = library.AutoImageProcessor.from_pretrained(asked.name, use_fast=True, **common)
+    mean, std = getattr(about, "image_mean", None), getattr(about, "image_std", None)
+    if not getattr(about, "do_normalize", False) or mean is None or std is None:
+        return Found(_Logits(model), remarks=(f"hf:{asked.name} does not normalise its inputs",))
+    note = f"inputs are normalised as hf:{asked.name} says: mean {mean}, std {std}"
+    return Found(_Logits(model), tuple(mean), tuple(std), (note,))
+
+
+SOURCES: dict[str, Callable[[Request], Found]] = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "hf": hugging_face,
+}
+NOT_CACHED = "; add --download to fetch what is missing"
+
+
+class _Logits(nn.Module):
+    """A model of transformers that answers with a tensor."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x).logits
+        return logits
+
+
+def _library(name: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MarginkitError(
+            f"{name} is not installed: pip install 'marginkit[{extra}]' brings it"
+        ) from error
+
+
+def _cached(url: str, download: bool) -> None:
+    """Sees to it that torch.hub's cache has the file, whole: its name ends in the start of its SHA-256."""
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not path.is_file():
+        if not download:
+            raise MarginkitError(f"{path} is missing: add --download to fetch it, or give --weights")
+        return
+    digest = re.search(r"-([0-9a-f]{8,})\.", name)
+    if digest and not sha256(path).startswith(digest.group(1)):
+        raise MarginkitError(f"{path} is not the file that {url} gave: its SHA-256 differs; delete it")
+
+
+@contextmanager
+def _importing_from(folder: Path | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    sys.path.insert(0, str(folder.absolute()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.absolute()))
+
+
+@contextmanager
+def _failing(what: str, hint: str = "") -> Iterator[None]:
+    """Whatever other people's code raises becomes one sentence."""
+    try:
+        yield
+    except MarginkitError:
+        raise
+    except Exception as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise MarginkitError(f"{what} can't be made: {type(error).__name__}: {reason[:300]}{hint}") from error

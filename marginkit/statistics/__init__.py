@@ -1,1 +1,0 @@
-"""What `compare` is made of: each file one question. Imports no torch."""

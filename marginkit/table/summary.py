@@ -1,0 +1,19 @@
+"""Middles of distances that may be infinite."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def mean(values: np.ndarray) -> float:
+    """NaN of nothing, without a warning."""
+    return float(values.mean()) if len(values) else np.nan
+
+
+def median(values: np.ndarray) -> float:
+    """The middle value; infinities are never averaged with anything but themselves."""
+    if not len(values):
+        return np.nan
+    ordered = np.sort(values)  # np.median would subtract infinities
+    middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
+    return float(middle[0] if middle[0] == middle[1] else (middle[0] + middle[1]) / 2)

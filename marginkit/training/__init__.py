@@ -1,0 +1,1 @@
+"""One loop for every loss, alone or shared by processes."""

@@ -1,0 +1,84 @@
+"""Accuracy under Gaussian noise on the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.activations import evaluating
+from marginkit.data.dataset import Bounds, Data, Source, batches
+from marginkit.errors import MarginkitError
+from marginkit.models.loading import Loading, load_subject
+
+
+def noise_accuracy(
+    model: nn.Module,
+    data: Data,
+    sigma: float,
+    *,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int = 0,
+    batch_size: int = 256,
+) -> float:
+    """The share of samples classified as labelled when Gaussian noise is added to the input.
+
+    One draw a sample, from a generator of its own seeded by its index: neither the batch size nor the other
+    samples matter, and two models meet the same noise. Noisy inputs are put back into the box.
+
+    Args:
+        model: gives scores.
+        data: inputs and labels.
+        sigma: standard deviation of the noise, in raw input units; 0 is plain accuracy.
+        bounds: the box inputs live in.
+        seed: of the noise.
+        batch_size: samples at a time.
+
+    Raises:
+        MarginkitError: sigma is negative.
+    """
+    if sigma < 0:
+        raise MarginkitError(f"sigma is {sigma:g}; expected 0 or more")
+    device = next(model.parameters()).device
+    correct = 0
+    with evaluating(model), torch.no_grad():
+        for index, x, y in batches(data, batch_size):
+            noisy = x + sigma * _noise(index.tolist(), data.shape, seed) if sigma else x
+            scores = model(_clip(noisy, bounds).to(device))
+            correct += int((scores.argmax(1).cpu() == y).sum())
+    return correct / len(data)
+
+
+def evaluate_file(
+    model: str | Path,
+    sigmas: Sequence[float],
+    *,
+    dataset: str | None = None,
+    source: Source | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+    batch_size: int = 256,
+) -> dict[float, float]:
+    """`noise_accuracy` of a model for each sigma, by default on the test split of its own data set.
+
+    Raises:
+        MarginkitError: as `subject.load_subject`.
+    """
+    subject = load_subject(model, Loading(), dataset, source)
+    how = {"bounds": subject.bounds, "seed": seed, "batch_size": batch_size}
+    net = subject.model.to(device)
+    return {sigma: noise_accuracy(net, subject.data, sigma, **how) for sigma in sigmas}  # type: ignore[arg-type]
+
+
+def _noise(index: list[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "n *d"]:
+    generator = torch.Generator()
+    return torch.stack(
+        [torch.randn(shape, generator=generator.manual_seed(seed * 1_000_003 + i)) for i in index]
+    )
+
+
+def _clip(x: Float[Tensor, "n *d"], bounds: Bounds) -> Float[Tensor, "n *d"]:
+    return x if bounds == (None, None) else x.clamp(*bounds)
