@@ -60,6 +60,13 @@ def linear_distance(scores: Tensor, weight: Tensor, y: Tensor, norm: Norm) -> Te
     return ratios.nan_to_num(nan=torch.inf).amin(1)
 
 
+def between(distances: Tensor, share: float) -> float:
+    """A radius that about that share of the distances lies within, and none lies at: halfway to the next."""
+    ordered = distances.unique()
+    place = int(share * (len(ordered) - 1))
+    return float(ordered[place : place + 2].mean())
+
+
 def linear(classes: int) -> Case:
     """Any number of classes, no box."""
     model = linear_model(classes)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from closed_form import linear
+from closed_form import between, linear
 from torch import nn
 from torch.testing import assert_close
 
@@ -89,9 +89,8 @@ def test_trades_adds_a_divergence_that_grows_with_the_ball_and_with_beta(network
 def test_mmas_boundary_points_on_a_linear_model_are_the_nearest(name):
     case, norm = linear(2), NORMS[name]
     distance = case.distance(norm)
-    loss = MaxMargin(
-        radius=float(distance.median()), norm=name, steps=20, step_size=0.5, halvings=40, **NO_BOX
-    )
+    radius = between(distance[distance > 0], 0.5)
+    loss = MaxMargin(radius=radius, norm=name, steps=20, step_size=0.5, halvings=40, **NO_BOX)
     point, near = loss.boundary(case.model, case.x, case.y)
     right = distance > 0
     assert torch.equal(near[right], distance[right] < loss.radius)

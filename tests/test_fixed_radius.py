@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from closed_form import Function, linear
+from closed_form import Function, between, linear
 from torch.testing import assert_close
 
 from marginkit.comparison.compare import compare
@@ -28,7 +28,7 @@ def test_a_linear_classifier_falls_exactly_beyond_its_distance(name, objective, 
     """Two classes: both objectives follow the normal, and a radius suffices if and only if it is larger."""
     case = linear(2)
     true = case.distance(norm)
-    eps = tuple(true.quantile(torch.tensor([0.31, 0.72]).double()).tolist())
+    eps = (between(true, 0.31), between(true, 0.72))
     method = METHODS[name](eps=eps, objective=objective)
     found = method(case.model, case.x, case.y, Threat(norm, None, None))
     assert torch.equal(found.status == Status.OK, true < eps[1])
