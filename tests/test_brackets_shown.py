@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 from made_up import column, table
 
-from marginkit.comparison.compare import Settings, compare
+from marginkit.comparison.compare import compare
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.summary import figures
 from marginkit.kinds import Kind
 from marginkit.report import summary

@@ -18,7 +18,7 @@ from made_up import column, model, table
 from marginkit_cli.main import main
 from marginkit_cli.options import plain
 
-from marginkit.comparison.compare import Settings
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.report import drawing, html, markup, plots
 from marginkit.report.rows import Rows, number, p_value

@@ -15,6 +15,7 @@ from marginkit.comparison.groups import cluster_interval, compare_groups
 from marginkit.comparison.hodges_lehmann import hodges_lehmann
 from marginkit.comparison.hypothesis_tests import holm, mcnemar, wilcoxon
 from marginkit.comparison.layers import fences, moments, signatures
+from marginkit.comparison.settings import Settings
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind
 from marginkit.report import group_sentences
@@ -273,13 +274,13 @@ def test_groups_by_hand():
 def test_the_groups_robust_accuracy_by_hand():
     a = {f"a{i}": table(column([1.0, 2.0, 3.0, 4.0 + i])) for i in range(3)}
     b = {f"b{i}": table(column([2.6, 2.7, 3.0, 2.0 + i])) for i in range(3)}
-    (found,) = compare_groups({"a": a, "b": b}, radii={"l2": [2.5]})
+    (found,) = compare_groups({"a": a, "b": b}, Settings(radii={"l2": [2.5]}))
     (row,) = found.robust
     assert (row.end, row.radius) == ("found", 2.5)
     assert row.means == ((0.5, 0.5, 0.5), (0.75, 1.0, 1.0))
     assert row.difference == pytest.approx(11 / 12 - 0.5)
     assert row.interval[0] < row.difference < row.interval[1]
-    (back,) = compare_groups({"b": b, "a": a}, radii={"l2": [2.5]})
+    (back,) = compare_groups({"b": b, "a": a}, Settings(radii={"l2": [2.5]}))
     assert back.robust[0].difference == pytest.approx(-row.difference)
 
 

@@ -92,7 +92,7 @@ def compare(
     verbose: bool,
 ) -> None:
     """Compare tables of distances, sample by sample: each with the baseline; or groups of them."""
-    from marginkit.comparison.compare import Settings
+    from marginkit.comparison.settings import Settings
     from marginkit.comparison.study import Study
     from marginkit.files.atomic import require_absent
 

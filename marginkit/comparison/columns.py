@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,8 +78,9 @@ class Cut:
     known: np.ndarray = field(repr=False)
 
 
-def cut(a: Column, b: Column, taus: Mapping[str, float]) -> Cut:
+def cut(columns: Sequence[Column], taus: Mapping[str, float]) -> Cut:
     """Cuts both at one tau: given for the norm, else the smaller search limit, else the largest found."""
+    a, b = columns
     known = ~(np.isnan(a.distance) | np.isnan(b.distance))
     tau, tau_is = _tau(a, b, known, taus)
     delta = np.where(known, np.clip(b.distance, -tau, tau) - np.clip(a.distance, -tau, tau), np.nan)

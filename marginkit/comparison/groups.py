@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.bootstrap import LEVEL, NORMAL_FROM, resampled_means
 from marginkit.comparison.hypothesis_tests import holm
-from marginkit.comparison.pairing import paired
 from marginkit.comparison.radii import both_ends
+from marginkit.comparison.settings import Settings
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.table.brackets import Ends, ends, limit, norms
-from marginkit.table.table import INPUT, Column, MarginTable, names
+from marginkit.table.brackets import Ends, limit
+from marginkit.table.summary import accuracy
+from marginkit.table.table import INPUT, Column, MarginTable
 
 Pair = tuple[float, float]
 RESAMPLES = 4000
@@ -84,18 +86,13 @@ class GroupComparison:
 
 
 def compare_groups(
-    groups: Mapping[str, Mapping[str, MarginTable]],
-    taus: Mapping[str, float] | None = None,
-    radii: Mapping[str, Sequence[float]] | None = None,
-    seed: int = 0,
+    groups: Mapping[str, Mapping[str, MarginTable]], settings: Settings | None = None
 ) -> list[GroupComparison]:
     """Compares every group with the first.
 
     Args:
         groups: by name, the tables by file.
-        taus: for each norm, where to cut distances.
-        radii: for each norm, where to tell the robust accuracy.
-        seed: of the bootstrap.
+        settings: radii, cuts, ties, seed.
 
     Raises:
         IncompatibleError: as for two tables.
@@ -104,9 +101,10 @@ def compare_groups(
     if len(groups) < 2:
         raise UsageError("one group can't be compared: give a second --group NAME=FILES")
     (first, baseline), *others = groups.items()
-    found = [
-        _compare((first, name), baseline, tables, taus or {}, radii or {}, seed) for name, tables in others
-    ]
+    found = []
+    for name, other in others:
+        all_of_both = align([*baseline, *other], [*baseline.values(), *other.values()])
+        found.append(_compare((first, name), all_of_both, len(baseline), settings or Settings()))
     adjusted = iter(holm([row.welch for c in found for rows in (c.columns, c.robust) for row in rows]))
 
     def after(rows: Sequence[Any]) -> tuple[Any, ...]:
@@ -115,29 +113,19 @@ def compare_groups(
     return [replace(c, columns=after(c.columns), robust=after(c.robust)) for c in found]
 
 
-def _compare(
-    labels: tuple[str, str],
-    baseline: Mapping[str, MarginTable],
-    other: Mapping[str, MarginTable],
-    taus: Mapping[str, float],
-    radii: Mapping[str, Sequence[float]],
-    seed: int,
-) -> GroupComparison:
-    tables = paired([*baseline.values(), *other.values()])
-    sizes = (len(baseline), len(other))
-    shared = names(tables)
-    cut = [(name, *_cut([table[name] for table in tables], taus)) for name in shared]
-    known = {norm: [ends(table, norm, shared) for table in tables] for norm in norms(tables[0], shared)}
-    right = [float((table.predicted == table.label).mean()) for table in tables]
+def _compare(names: tuple[str, str], models: Aligned, first: int, settings: Settings) -> GroupComparison:
+    """The first so many models against the rest."""
+    sizes = (first, len(models.tables) - first)
+    right = [accuracy(table) for table in models.tables]
     return GroupComparison(
-        baseline=labels[0],
-        other=labels[1],
-        files=(tuple(baseline), tuple(other)),
-        n=len(tables[0]),
-        accuracy=(tuple(right[: sizes[0]]), tuple(right[sizes[0] :])),
-        columns=tuple(_column(tables[0][name], tau, values, sizes, seed) for name, tau, values in cut),
+        baseline=names[0],
+        other=names[1],
+        files=(models.labels[:first], models.labels[first:]),
+        n=len(models),
+        accuracy=(tuple(right[:first]), tuple(right[first:])),
+        columns=tuple(_column(models.columns(name), sizes, settings) for name in models.shared),
         robust=tuple(
-            row for norm, found in known.items() for row in _robust(norm, found, radii.get(norm), sizes, seed)
+            row for norm, found in models.brackets.items() for row in _robust(norm, found, sizes, settings)
         ),
     )
 
@@ -153,23 +141,25 @@ def _cut(columns: Sequence[Column], taus: Mapping[str, float]) -> tuple[float, n
     return tau, np.clip(distances, -tau, tau)
 
 
-def _column(column: Column, tau: float, values: np.ndarray, sizes: tuple[int, int], seed: int) -> GroupColumn:
+def _column(columns: Sequence[Column], sizes: tuple[int, int], settings: Settings) -> GroupColumn:
+    tau, values = _cut(columns, settings.taus)
+    first = columns[0]
     return GroupColumn(
-        name=column.name,
-        kind=column.kind,
-        norm=column.norm,
-        layer=column.layer,
+        name=first.name,
+        kind=first.kind,
+        norm=first.norm,
+        layer=first.layer,
         tau=tau,
-        **_contrast(values, sizes, seed),
+        **_contrast(values, sizes, settings.seed),
     )
 
 
 def _robust(
-    norm: str, found: Sequence[Ends], radii: Sequence[float] | None, sizes: tuple[int, int], seed: int
+    norm: str, found: Sequence[Ends], sizes: tuple[int, int], settings: Settings
 ) -> Iterator[GroupRobust]:
     """By both ends that all models have."""
-    for end, radius, beyond in both_ends(found, radii):
-        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, seed))
+    for end, radius, beyond in both_ends(found, settings.radii.get(norm)):
+        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, settings.seed))
 
 
 def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int) -> dict[str, Any]:

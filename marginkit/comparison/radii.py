@@ -58,11 +58,11 @@ class Robust:
         return np.asarray(self.b.astype(float) - self.a)
 
 
-def at_radii(norm: str, a: Ends, b: Ends, radii: Sequence[float] | None) -> list[Robust]:
+def at_radii(norm: str, both: Sequence[Ends], radii: Sequence[float] | None) -> list[Robust]:
     """By both ends that both models have; at round numbers near the quartiles of the distances by default."""
     return [
         Robust(norm, radius, end, beyond[:, 0], beyond[:, 1])
-        for end, radius, beyond in both_ends([a, b], radii)
+        for end, radius, beyond in both_ends(both, radii)
     ]
 
 

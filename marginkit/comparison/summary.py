@@ -8,7 +8,7 @@ from typing import Any
 from marginkit.kinds import Status
 from marginkit.table.attacks import attacked
 from marginkit.table.brackets import closed, ends, norms
-from marginkit.table.summary import median
+from marginkit.table.summary import accuracy, median
 from marginkit.table.table import MarginTable
 
 
@@ -24,7 +24,7 @@ def figures(table: MarginTable) -> dict[str, Any]:
     }
     return {
         "n": len(table),
-        "accuracy": float((table.predicted == table.label).mean()),
+        "accuracy": accuracy(table),
         "columns": columns,
         "brackets": {
             norm: {"certified": median(e.lower), "found": median(e.upper), "closed": closed(e)}

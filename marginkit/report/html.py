@@ -57,7 +57,6 @@ def page(study: Study) -> str:
 
 
 def _content(study: Study, place: Any) -> dict[str, Any]:
-    first = next(iter(study.tables.values()))
     return {
         "verdict": verdict(study.comparisons) if study.comparisons else "",
         "flags": study.flags,
@@ -67,12 +66,12 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
             {
                 "c": c,
                 "sentences": list(sentences(c)),
-                "charts": [place(chart) for chart in of_comparison(c, first, study.tables[c.other])],
+                "charts": [place(chart) for chart in of_comparison(c, pair)],
                 "tables": list(of.of_comparison(c)),
                 "long": [*of.in_depth(c), *_samples(c)],
-                "gallery": gallery(c, first, study.tables[c.other]),
+                "gallery": gallery(c, pair),
             }
-            for c in study.comparisons
+            for c, pair in zip(study.comparisons, study.pairs, strict=True)
         ],
         "groups": [
             {"c": g, "sentences": list(group_sentences(g)), "tables": list(of_groups(g))}
