@@ -65,6 +65,11 @@ class ColumnComparison:
     wilcoxon: float | None
     adjusted: float | None = None
 
+    @property
+    def bounding(self) -> bool:
+        """Whether it bounds the distance at the input, or the smoothed classifier's."""
+        return self.kind is Kind.EXACT or (self.kind is not Kind.ESTIMATE and self.layer == INPUT)
+
 
 @dataclass(frozen=True)
 class Cut:

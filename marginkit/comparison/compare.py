@@ -65,6 +65,11 @@ class Comparison:
     flags: tuple[Flag, ...]
     tests: int = 0
 
+    @property
+    def bounding(self) -> list[ColumnComparison]:
+        """The columns that bound the distance at the input, in units that mean something."""
+        return [row for row in self.columns if row.bounding]
+
 
 def compare(
     baseline: MarginTable,

@@ -12,6 +12,8 @@ from marginkit.comparison.hypothesis_tests import mcnemar
 from marginkit.table.brackets import Ends
 from marginkit.table.summary import mean
 
+Band = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class RobustAccuracy:
@@ -99,3 +101,18 @@ def _quartiles(distances: np.ndarray) -> list[float]:
     reached = distances[np.isfinite(distances) & (distances > 0)]
     quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
     return sorted({float(f"{q:.1g}") for q in quartiles})
+
+
+def bands(robust: Sequence[RobustAccuracy]) -> list[tuple[str, float, Band, Band, Band]]:
+    """Norm, radius, the true shares' bands of the baseline and the other, and of the difference.
+
+    Where both ends are known in both models: certified <= true robust accuracy <= found.
+    """
+    ends = {(r.norm, r.radius, r.end): r for r in robust}
+    rows = []
+    for (norm, radius, end), found in ends.items():
+        proved = ends.get((norm, radius, "certified"))
+        if end == "found" and proved is not None:
+            a, b = (proved.baseline, found.baseline), (proved.other, found.other)
+            rows.append((norm, radius, a, b, (b[0] - a[1], b[1] - a[0])))
+    return rows

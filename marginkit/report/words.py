@@ -8,7 +8,7 @@ from marginkit.comparison.columns import ColumnComparison
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.groups import GroupColumn, GroupComparison
 from marginkit.kinds import Kind
-from marginkit.report.rows import bounding, interval, number, p_value
+from marginkit.report.rows import interval, number, p_value
 
 SIGNIFICANT = 0.05
 WHAT = {
@@ -24,7 +24,7 @@ TWO_CHECKPOINTS = (
 
 def sentences(c: Comparison) -> Iterator[str]:
     """One a column that bounds something, one for what the brackets decide, and how far the claim goes."""
-    for row in bounding(c):
+    for row in c.bounding:
         yield _column(row)
     for found in c.brackets:
         if found.baseline or found.other:
@@ -103,7 +103,7 @@ def _group_column(row: GroupColumn, c: GroupComparison) -> str:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """One line for the top of a report: how many differences are established."""
-    rows = [row for c in comparisons for row in bounding(c)]
+    rows = [row for c in comparisons for row in c.bounding]
     sure = [r for r in rows if _significant(r.adjusted) and not r.interval[0] <= 0 <= r.interval[1]]
     larger = sum(r.difference > 0 for r in sure)
     return (
