@@ -123,7 +123,7 @@ def test_identical_tables_do_not_differ_whatever_they_hold(distance):
     found = compare(a, a)
     for column in found.columns:
         assert column.difference == 0
-        assert column.interval == (0, 0)
+        assert column.interval == ((0, 0) if len(distance) > 1 else pytest.approx((np.nan,) * 2, nan_ok=True))
         assert column.shift == 0
         assert column.extremes[0] <= 0 <= column.extremes[1]
         assert column.wilcoxon is None

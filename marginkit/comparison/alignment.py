@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from marginkit.comparison.pairing import paired
-from marginkit.table.brackets import Ends, ends, norms
+from marginkit.table.brackets import Ends, at_input, ends, norms
 from marginkit.table.table import Column, MarginTable, names
 
 
@@ -33,6 +33,12 @@ class Aligned:
     def __len__(self) -> int:
         """How many samples they share."""
         return len(self.tables[0])
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        """Those of the shared columns that speak of distances at the input, estimates too."""
+        columns = (self.tables[0][name] for name in self.shared)
+        return tuple(dict.fromkeys(column.norm for column in columns if at_input(column)))
 
     def columns(self, name: str) -> tuple[Column, ...]:
         """The column of that name, of every table."""

@@ -24,6 +24,7 @@ from marginkit.comparison.layers import Faithfulness, Signature, faithfulness, s
 from marginkit.comparison.radii import RobustAccuracy, at_radii
 from marginkit.comparison.samples import ClassRow, Sample, by_class, notable
 from marginkit.comparison.settings import Settings
+from marginkit.kinds import Kind
 from marginkit.table.attacks import Attacked, attacked
 from marginkit.table.summary import accuracy
 from marginkit.table.table import MarginTable
@@ -93,20 +94,25 @@ def compare(
 
 
 def compare_all(pairs: Sequence[Aligned], settings: Settings | None = None) -> list[Comparison]:
-    """Compares each pair's second table with its first; all p-values are adjusted together (Holm)."""
-    return _adjusted([_compare(pair, settings or Settings()) for pair in pairs])
+    """Compares each pair's second table with its first; all p-values are adjusted together (Holm).
+
+    Raises:
+        UsageError: a setting is given for a norm in which no pair has distances at the input.
+    """
+    settings = settings or Settings()
+    settings.require_norms({norm for pair in pairs for norm in pair.norms})
+    return _adjusted([_compare(pair, settings) for pair in pairs])
 
 
 def _compare(pair: Aligned, settings: Settings) -> Comparison:
     a, b = pair.tables
-    cuts = [cut(pair.columns(name), settings.taus) for name in pair.shared]
+    cuts = [cut(pair, name, settings.taus) for name in pair.shared]
     robust = [
         r for norm, both in pair.brackets.items() for r in at_radii(norm, both, settings.radii.get(norm))
     ]
-    found = intervals(np.column_stack([*(c.delta for c in cuts), *(r.delta for r in robust)]), settings.seed)
+    found = intervals(np.column_stack([c.delta for c in cuts]), settings.seed)
     columns = [
-        of_columns.describe(c, i, settings.ropes.get(c.a.norm, 0.0))
-        for c, i in zip(cuts, found[: len(cuts)], strict=True)
+        of_columns.describe(c, i, settings.ropes.get(c.a.norm, 0.0)) for c, i in zip(cuts, found, strict=True)
     ]
     taus = {norm: _tau(norm, columns) for norm in pair.searched()}
     brackets = tuple(decided(n, *both) for n, both in pair.brackets.items() if any(e.certified for e in both))
@@ -118,7 +124,7 @@ def _compare(pair: Aligned, settings: Settings) -> Comparison:
         only=pair.only,
         accuracy=(accuracy(a), accuracy(b)),
         columns=tuple(columns),
-        robust=tuple(of_radii.describe(r, i) for r, i in zip(robust, found[len(cuts) :], strict=True)),
+        robust=tuple(of_radii.describe(r) for r in robust),
         brackets=brackets,
         faithfulness=faithful,
         classes=tuple(row for norm, tau in taus.items() for row in by_class(norm, pair, tau)),
@@ -129,7 +135,7 @@ def _compare(pair: Aligned, settings: Settings) -> Comparison:
         flags=(
             *table_flags(a, pair.labels[0]),
             *table_flags(b, pair.labels[1]),
-            *pair_flags(columns, brackets, faithful, len(pair), pair.labels[1]),
+            *pair_flags(columns, faithful, len(pair), pair.labels[1]),
         ),
     )
 
@@ -150,11 +156,5 @@ def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def _tau(norm: str, columns: Sequence[ColumnComparison]) -> float:
     """Where the best search's distances are cut: the smallest tau of the searches in that norm."""
-    return min(
-        (
-            c.tau
-            for c in columns
-            if c.norm == norm and str(c.kind) in ("upper", "exact") and c.layer == "input"
-        ),
-        default=np.inf,
-    )
+    searches = (c for c in columns if c.norm == norm and c.bounding and c.kind in (Kind.UPPER, Kind.EXACT))
+    return min((c.tau for c in searches if c.n), default=np.inf)

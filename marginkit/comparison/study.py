@@ -12,7 +12,7 @@ from typing import Any
 from marginkit.artifacts import located
 from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.compare import Comparison, compare_all
-from marginkit.comparison.flags import Flag, table_flags
+from marginkit.comparison.flags import Flag, few_samples, table_flags
 from marginkit.comparison.groups import GroupComparison, compare_groups
 from marginkit.comparison.settings import Settings
 from marginkit.table.reading import read
@@ -72,10 +72,11 @@ class Study:
     @property
     def flags(self) -> tuple[Flag, ...]:
         """All doubts, each once."""
-        of_groups = [
-            f for label, table in self.tables.items() for f in table_flags(table, label) if self.groups
-        ]
-        return tuple(dict.fromkeys([*(f for c in self.comparisons for f in c.flags), *of_groups]))
+        found = [flag for c in self.comparisons for flag in c.flags]
+        if self.groups:
+            found += [flag for label, table in self.tables.items() for flag in table_flags(table, label)]
+            found += [flag for c in self.groups for flag in few_samples(c.n, f"{c.other} shares")]
+        return tuple(dict.fromkeys(found))
 
     def figures(self) -> dict[str, Any]:
         """All figures as plain data: docs/compare.schema.json."""

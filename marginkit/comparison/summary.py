@@ -7,7 +7,7 @@ from typing import Any
 
 from marginkit.kinds import Status
 from marginkit.table.attacks import attacked
-from marginkit.table.brackets import closed, ends, norms
+from marginkit.table.brackets import closed, ends, norms, unclosed
 from marginkit.table.summary import accuracy, median
 from marginkit.table.table import MarginTable
 
@@ -18,6 +18,7 @@ def figures(table: MarginTable) -> dict[str, Any]:
         column.name: {
             "kind": str(column.kind),
             "median": median(column.distance),
+            "unclosed": int(unclosed(table, column).sum()),
             **{status.name.lower(): int((column.status == status).sum()) for status in Status},
         }
         for column in table.columns

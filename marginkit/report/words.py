@@ -36,10 +36,14 @@ def sentences(c: Comparison) -> Iterator[str]:
 
 
 def _column(row: ColumnComparison) -> str:
+    if row.silent:
+        models = " and ".join(row.silent)
+        return f"{row.name}: nothing is compared, the method has no answer for any sample of {models}."
     if not row.n:
         return f"{row.name}: no sample has a number in both."
     if row.wilcoxon is None:
-        return f"{row.name}: the two models' distances are identical."
+        unknown = ", as far as searches found any" if row.extremes[0] < row.extremes[1] else ""
+        return f"{row.name}: the two models' distances are identical{unknown}."
     low, high = row.interval
     means = f"{number(row.mean[0])} for A, {number(row.mean[1])} for B"
     if row.rope and -row.rope < low <= high < row.rope:
@@ -61,7 +65,7 @@ def _column(row: ColumnComparison) -> str:
     share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
     won = f"farther on {row.wins} of {row.n} samples"
     unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
-    return f"{row.name}: B's {WHAT[row.kind]} are {verb} on average: {means}{share}; {won}{unsure}."
+    return f"{row.name}: B's {WHAT[row.answer]} are {verb} on average: {means}{share}; {won}{unsure}."
 
 
 def _undecided(row: ColumnComparison) -> bool:
@@ -88,8 +92,17 @@ def group_sentences(c: GroupComparison) -> Iterator[str]:
 def _group_column(row: GroupColumn, c: GroupComparison) -> str:
     low, high = row.interval
     means = f"{number(row.mean[0])} for {c.baseline}, {number(row.mean[1])} for {c.other}"
+    if not row.n:
+        return f"{row.name}: no sample has a number in all models."
+    if row.n < 2:
+        return f"{row.name}: no difference is established ({means}; on one sample)."
     if low == high == 0:
         return f"{row.name}: the two groups' distances are identical."
+    if row.rope and -row.rope < low <= high < row.rope:
+        return (
+            f"{row.name}: practically equal ({means}; the interval {interval(row.interval)} lies within"
+            f" {number(row.rope)} of 0)."
+        )
     if low <= 0 <= high:
         return f"{row.name}: no difference is established ({means}; {interval(row.interval)} holds 0)."
     if min(map(len, c.files)) < 2:

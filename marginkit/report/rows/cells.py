@@ -34,7 +34,7 @@ def interval(pair: tuple[float, float]) -> str:
 
 def percents(pair: tuple[float, float]) -> str:
     """`[low, high]` in percent, signed."""
-    return f"[{pair[0]:+.1%}, {pair[1]:+.1%}]"
+    return "[-, -]" if pair[0] != pair[0] else f"[{pair[0]:+.1%}, {pair[1]:+.1%}]"
 
 
 def p_value(p: float | None) -> str:

@@ -23,15 +23,16 @@ def of_comparison(c: Comparison) -> Iterator[Rows]:
 def _distances(c: Comparison) -> Rows:
     return Rows(
         "Distances",
-        "wrong, failed: samples misclassified, searches exhausted, by A/by B; medians count failed as"
-        " inf; shift: Hodges-Lehmann median of B - A; tau: where distances are cut from here on",
-        ("column", "kind", "wrong", "failed", "median A", "median B", "shift", "tau"),
+        "wrong, not ok: samples misclassified, and others not answered fully (exhausted, timed out, failed,"
+        " ...), by A/by B; medians count what was not found as inf; shift: Hodges-Lehmann median of B - A;"
+        " tau: where distances are cut from here on",
+        ("column", "kind", "wrong", "not ok", "median A", "median B", "shift", "tau"),
         tuple(
             (
                 r.name,
-                str(r.kind),
+                str(r.answer),
                 _pair(r.misclassified),
-                _pair(r.exhausted),
+                _pair(r.not_ok),
                 *map(number, r.median),
                 number(r.shift, 3),
                 number(r.tau, 3),
