@@ -11,7 +11,7 @@ HALVINGS = 60  # of [-1, 1]: to rounding
 
 
 def score_limits(only_a: np.ndarray, only_b: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % score interval of share B minus share A (Tango 1998, doi 10.1002/(SICI)1097-0258).
+    """The 95 % score interval of share B minus share A (Tango, Statistics in Medicine 17, 1998).
 
     It holds the differences that McNemar's score test does not reject, each with the most likely shares that
     differ by so much. NaN for fewer than two samples.
