@@ -7,11 +7,13 @@ from dataclasses import replace
 import numpy as np
 from made_up import column, table
 
-from marginkit.comparison.compare import Settings, compare
+from marginkit.comparison.compare import compare
+from marginkit.comparison.radii import bands
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.summary import figures
 from marginkit.kinds import Kind
 from marginkit.report import summary
-from marginkit.report.rows import bands, of_comparison
+from marginkit.report.rows import of_comparison
 
 
 def test_the_share_of_the_bracket_closed_is_the_median_of_certified_over_found():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from made_up import model
 
-from marginkit.comparison.compare import Settings
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.report import html
 from marginkit.table.writing import write

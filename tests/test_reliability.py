@@ -282,6 +282,9 @@ def test_a_check_that_fails_says_so_and_nothing_is_lost(trained, monkeypatch):
     monkeypatch.setitem(PROBES, "not-monotone", fail)
     found, table = verdicts_of(trained("cross-entropy"))
     assert found["not-monotone"]["note"] == "failed: no memory"
+    assert found["not-monotone"]["raised"]
+    (flag,) = [flag for flag in table_flags(table, "it") if flag.code == "check-failed"]
+    assert "not-monotone: the check gave no answer (failed: no memory)" in flag.text
     assert len(table) == 20
 
 

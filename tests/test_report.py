@@ -18,7 +18,8 @@ from made_up import column, model, table
 from marginkit_cli.main import main
 from marginkit_cli.options import plain
 
-from marginkit.comparison.compare import Settings
+from marginkit.comparison import alignment
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.report import drawing, html, markup, plots
 from marginkit.report.rows import Rows, number, p_value
@@ -57,6 +58,29 @@ def drawn(page: str) -> dict:
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert data is not None
     return json.loads(data[1])["charts"]
+
+
+def test_tables_are_aligned_once_and_brackets_computed_once(folder, tmp_path, monkeypatch):
+    """Whatever is written: a pair once, and all of them together once where they are more than two."""
+    count: dict[str, int] = {"paired": 0, "ends": 0}
+
+    def counted(name, do):
+        def counting(*arguments):
+            count[name] += 1
+            return do(*arguments)
+
+        return counting
+
+    for name in count:
+        monkeypatch.setattr(alignment, name, counted(name, getattr(alignment, name)))
+    a, b, c = (read(folder / f"{name}.h5") for name in "abc")
+    for tables, groups in (({"a": a, "b": b}, 1), ({"a": a, "b": b, "c": c}, 3)):
+        found = Study.of_tables(tables)
+        html.page(found)
+        markup.write_markdown(found, tmp_path / f"{groups}.md")
+        assert count["paired"] == groups
+        assert count["ends"] == {1: 4, 3: 14}[groups], "two norms, for every table of a pair and of all three"
+        count.update(paired=0, ends=0)
 
 
 def test_everything_is_written_by_one_command(folder, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from made_up import column, exact, model, table
-from scipy import stats
+from scipy import optimize, stats
+from scipy.special import xlogy
 
+from marginkit.comparison import paired_shares
 from marginkit.comparison.bootstrap import intervals
 from marginkit.comparison.compare import compare
 from marginkit.comparison.decided import decided
@@ -15,6 +17,7 @@ from marginkit.comparison.groups import cluster_interval, compare_groups
 from marginkit.comparison.hodges_lehmann import hodges_lehmann
 from marginkit.comparison.hypothesis_tests import holm, mcnemar, wilcoxon
 from marginkit.comparison.layers import fences, moments, signatures
+from marginkit.comparison.settings import Settings
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind
 from marginkit.report import group_sentences
@@ -62,6 +65,57 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03, 0.005, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.5])
     assert holm([0.4, None, 0.6]) == [0.8, None, 0.8], "never falls, never above 1"
     assert holm([]) == []
+
+
+# What R's contingencytables 3.0 prints (Fagerland, Lydersen, Laake, chapter 8: Bentur 2009, Cavo 2012).
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "n", "low", "high"),
+    [(7, 1, 21, -0.5172, -0.0260), (16, 6, 161, -0.1240, -0.0054), (6, 16, 161, 0.0054, 0.1240)],
+)
+def test_the_score_interval_is_rs(only_a, only_b, n, low, high):
+    found = paired_shares.interval(only_a, only_b, n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+    assert found.method == "score"
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(3, 11, 60), (1, 0, 44), (5, 3, 8), (400, 350, 5000)])
+def test_the_score_interval_ends_where_its_test_rejects(only_a, only_b, n):
+    """At either end the statistic of Tango's test is the normal quantile, its nuisance share by search."""
+    found = paired_shares.interval(only_a, only_b, n)
+    for end, sign in ((found.low, 1), (found.high, -1)):
+
+        def fit(q, end=end):
+            counts, shares = (only_a, only_b, n - only_a - only_b), (q, q + end, 1 - 2 * q - end)
+            return -sum(xlogy(k, p) for k, p in zip(counts, shares, strict=True))
+
+        least, most = max(0, -end), (1 - end) / 2
+        q = optimize.minimize_scalar(fit, (least, most), bounds=(least, most), options={"xatol": 1e-12}).x
+        variance = (2 * q + end - end**2) / n
+        assert ((only_b - only_a) / n - end) / variance**0.5 == pytest.approx(sign * 1.959964, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 8, 100, 10_000])
+def test_the_score_interval_has_width_where_all_agree(n):
+    """z^2 / (n + z^2) either way where no sample differs; up to the end where all do."""
+    none, all_of_them = paired_shares.interval(0, 0, n), paired_shares.interval(0, n, n)
+    assert (none.low, none.high) == pytest.approx((-3.841459 / (n + 3.841459), 3.841459 / (n + 3.841459)))
+    assert all_of_them.high == 1
+    assert 1 - all_of_them.low > 0
+    assert all_of_them.low < 1 - 1 / (n + 1)
+
+
+@pytest.mark.parametrize("n", [10, 30, 80])
+@pytest.mark.parametrize("shares", [(0.02, 0.02), (0.1, 0.05), (0.3, 0.1), (0.0, 0.3), (0.0, 0.01)])
+def test_the_score_interval_covers(shares, n):
+    """Exactly, over all tables of n samples, that models with these shares can give: 92.5 % and more."""
+    only = np.arange(n + 1)
+    a, b = (grid.ravel() for grid in np.meshgrid(only, only))
+    a, b = a[a + b <= n], b[a + b <= n]
+    chance = stats.multinomial.pmf(np.column_stack([a, b, n - a - b]), n, [*shares, 1 - sum(shares)])
+    low, high = paired_shares.score_limits(a, b, n)
+    truth = shares[1] - shares[0]
+    assert chance.sum() == pytest.approx(1)
+    assert chance[(low <= truth) & (truth <= high)].sum() >= 0.925
 
 
 def test_hodges_lehmann_is_the_median_of_all_averages():
@@ -115,8 +169,15 @@ def test_intervals_where_bca_degenerates_are_percentiles():
     first, second = intervals(np.column_stack([same, unknown]))
     assert (first.low, first.high, first.method) == (pytest.approx(0.3), first.low, "percentile")
     assert np.isnan(second.low)
-    (one,) = intervals(np.array([[2.0]]))
-    assert (one.low, one.high, one.method) == (2.0, 2.0, "percentile")
+
+
+@pytest.mark.parametrize("values", [[], [2.0], [2.0, np.nan], [np.nan] * 60_000, [2.0] + [np.nan] * 60_000])
+def test_fewer_than_two_samples_have_no_interval(values):
+    (found,) = intervals(np.array(values)[:, None])
+    assert np.isnan([found.low, found.high]).all()
+    assert found.method == "none"
+    assert np.isnan(cluster_interval(np.ones((1, 6)), (3, 3), 0)).all()
+    assert np.isnan(cluster_interval(np.ones((1, 2)), (1, 1), 0, shares=True)).all()
 
 
 def test_very_many_samples_have_normal_intervals():
@@ -156,8 +217,8 @@ def test_samples_are_decided_where_brackets_do_not_overlap():
     a = ends(table(column([1.0, 2.0, 3.0, 0.5], "crown", Kind.LOWER), column([1.5, 2.5, 3.5, 0.4])), "l2")
     b = ends(table(column([2.0, 1.0, 3.2, 0.1], "crown", Kind.LOWER), column([2.5, 1.5, 4.0, 0.4])), "l2")
     found = decided("l2", a, b)
-    assert (found.baseline, found.other, found.undecided) == (2, 1, 1)
-    assert found.contradictions == (1, 0), "0.5 is certified, but something was found at 0.4"
+    assert (found.baseline, found.other, found.undecided) == (1, 1, 2)
+    assert found.contradictions == (1, 0), "0.5 is certified, and found broken at 0.4: it decides nothing"
     back = decided("l2", b, a)
     assert (back.baseline, back.other) == (found.other, found.baseline)
 
@@ -253,6 +314,30 @@ def test_cluster_intervals_cover(k, least):
     assert least <= hits / 150
 
 
+@pytest.mark.parametrize(("k", "n"), [(1, 8), (3, 8), (3, 40), (5, 200)])
+@pytest.mark.parametrize(("a", "b"), [(0, 0), (1, 1), (0, 1), (1, 0)])
+def test_the_groups_shares_have_an_interval_where_all_agree(a, b, k, n):
+    values = np.repeat([[a] * k + [b] * k], n, axis=0).astype(float)
+    low, high = cluster_interval(values, (k, k), 0, shares=True)
+    assert -1 <= low < high <= 1
+    assert low <= b - a <= high
+    assert high - low > 1 / n
+    assert cluster_interval(values, (k, k), 0) == (b - a, b - a), "distances are no shares"
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3])
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_groups_intervals_of_shares_cover(share, k):
+    """The truth is that of samples not seen; the models of a group do not differ: the hardest case."""
+    generator = np.random.default_rng(11)
+    hits = 0
+    for seed in range(150):
+        values = generator.random((60, 2 * k)) < share
+        low, high = cluster_interval(values.astype(float), (k, k), seed, shares=True)
+        hits += low <= 0 <= high
+    assert hits / 150 >= 0.93
+
+
 def test_groups_by_hand():
     def member(shift):
         return table(column(np.array([1.0, 2.0, 3.0]) + shift))
@@ -273,13 +358,13 @@ def test_groups_by_hand():
 def test_the_groups_robust_accuracy_by_hand():
     a = {f"a{i}": table(column([1.0, 2.0, 3.0, 4.0 + i])) for i in range(3)}
     b = {f"b{i}": table(column([2.6, 2.7, 3.0, 2.0 + i])) for i in range(3)}
-    (found,) = compare_groups({"a": a, "b": b}, radii={"l2": [2.5]})
+    (found,) = compare_groups({"a": a, "b": b}, Settings(radii={"l2": [2.5]}))
     (row,) = found.robust
     assert (row.end, row.radius) == ("found", 2.5)
     assert row.means == ((0.5, 0.5, 0.5), (0.75, 1.0, 1.0))
     assert row.difference == pytest.approx(11 / 12 - 0.5)
     assert row.interval[0] < row.difference < row.interval[1]
-    (back,) = compare_groups({"b": b, "a": a}, radii={"l2": [2.5]})
+    (back,) = compare_groups({"b": b, "a": a}, Settings(radii={"l2": [2.5]}))
     assert back.robust[0].difference == pytest.approx(-row.difference)
 
 

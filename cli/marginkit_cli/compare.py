@@ -92,7 +92,7 @@ def compare(
     verbose: bool,
 ) -> None:
     """Compare tables of distances, sample by sample: each with the baseline; or groups of them."""
-    from marginkit.comparison.compare import Settings
+    from marginkit.comparison.settings import Settings
     from marginkit.comparison.study import Study
     from marginkit.files.atomic import require_absent
 
@@ -100,15 +100,15 @@ def compare(
         if path is not None and str(path) != "-":
             require_absent(path, overwrite)
     settings = Settings(
-        radii={norm: sorted(_numbers("radii", norm, text)) for norm, text in radii},
-        taus={norm: _numbers("tau", norm, text)[0] for norm, text in taus},
-        ropes={norm: _numbers("rope", norm, text)[0] for norm, text in ropes},
+        radii={norm: sorted(_numbers("radii", norm, text)) for norm, text in _once("radii", radii).items()},
+        taus={norm: _number("tau", norm, text) for norm, text in _once("tau", taus).items()},
+        ropes={norm: _number("rope", norm, text) for norm, text in _once("rope", ropes).items()},
         seed=seed,
     )
     if groups:
         if tables or baseline:
             raise click.UsageError("give tables, or groups of them with --group, not both")
-        study = Study.of_groups({name: _files(name, text) for name, text in groups}, settings)
+        study = Study.of_groups(_grouped(groups), settings)
     else:
         study = Study.of_files(_ordered(tables, baseline), settings)
     write_json(study.figures(), json_file)
@@ -159,6 +159,8 @@ def _text(study: Study, verbose: bool) -> list[RenderableType]:
         lines += terminal.several(study.comparisons)
     for group in study.groups:
         lines += [*terminal.group_overview(group), "", *words.group_sentences(group)]
+    if study.groups:
+        lines += terminal.flags(study.flags)
     return lines
 
 
@@ -167,6 +169,31 @@ def _numbers(option: str, norm: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise click.UsageError(f"--{option} {norm}={text}: expected numbers with commas between") from None
+
+
+def _number(option: str, norm: str, text: str) -> float:
+    found = _numbers(option, norm, text)
+    if len(found) != 1:
+        raise click.UsageError(f"--{option} {norm}={text}: expected one number")
+    return found[0]
+
+
+def _once(option: str, given: Pairs) -> dict[str, str]:
+    """By norm; a norm that comes twice is a mistake: one of the two would be forgotten."""
+    found: dict[str, str] = {}
+    for norm, text in given:
+        if norm in found:
+            raise click.UsageError(f"--{option} gives {norm} twice: {found[norm]} and {text}; give it once")
+        found[norm] = text
+    return found
+
+
+def _grouped(given: Pairs) -> dict[str, list[Path]]:
+    """Files by group; one that comes twice has the files of both."""
+    found: dict[str, list[Path]] = {}
+    for name, text in given:
+        found.setdefault(name, []).extend(_files(name, text))
+    return {name: list(dict.fromkeys(files)) for name, files in found.items()}
 
 
 def _files(name: str, text: str) -> list[Path]:
@@ -178,4 +205,4 @@ def _files(name: str, text: str) -> list[Path]:
         if not matches:
             raise click.UsageError(f"--group {name}: no file matches {part}")
         found += matches
-    return list(dict.fromkeys(found))
+    return found

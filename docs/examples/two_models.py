@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from marginkit import Recipe, save, train
-from marginkit.comparison.compare import Settings
+from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load

@@ -15,11 +15,14 @@ _AT_ONCE = 5_000_000  # counts held in memory
 
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval and how it was made: `BCa`, `percentile` or `normal`."""
+    """A 95 % interval and how it was made: `BCa`, `percentile`, `normal`, `score`, or `none` (NaN)."""
 
     low: float
     high: float
     method: str
+
+
+NONE = Interval(np.nan, np.nan, "none")
 
 
 def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> list[Interval]:
@@ -31,7 +34,7 @@ def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> 
     degenerates: no spread, or no resample on one side of the mean. Either is widened to hold Student's
     interval: BCa covers too rarely where most differences are zero, Student's where they are skewed. From
     50,000 samples on the bootstrap distribution of a mean is normal for all purposes, and mean +- 1.96
-    standard errors is given.
+    standard errors is given. Fewer than two samples have no interval.
 
     Args:
         values: [samples, columns]; NaN where a column knows nothing of a sample.
@@ -40,7 +43,7 @@ def intervals(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> 
     """
     values = np.asarray(values, float)
     if not len(values):
-        return [Interval(np.nan, np.nan, "percentile")] * values.shape[1]
+        return [NONE] * values.shape[1]
     if len(values) >= NORMAL_FROM:
         return [_normal(column[~np.isnan(column)]) for column in values.T]
     means = resampled_means(values, seed, resamples)
@@ -69,8 +72,8 @@ def resampled_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
 
 
 def _bca(values: np.ndarray, means: np.ndarray) -> Interval:
-    if not len(values):
-        return Interval(np.nan, np.nan, "percentile")
+    if len(values) < 2:
+        return NONE
     tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     mean = float(values.mean())
     apart = values - mean
@@ -92,7 +95,7 @@ def _bca(values: np.ndarray, means: np.ndarray) -> Interval:
 
 
 def _normal(values: np.ndarray) -> Interval:
-    if not len(values):
-        return Interval(np.nan, np.nan, "normal")
+    if len(values) < 2:
+        return NONE
     half = stats.norm.ppf((1 + LEVEL) / 2) * values.std() / np.sqrt(len(values))
     return Interval(float(values.mean() - half), float(values.mean() + half), "normal")

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from marginkit.comparison.alignment import Aligned
 from marginkit.comparison.bootstrap import Interval
 from marginkit.comparison.hodges_lehmann import hodges_lehmann
 from marginkit.comparison.hypothesis_tests import wilcoxon
 from marginkit.kinds import Kind, Status
-from marginkit.table.brackets import has_end, limit
+from marginkit.table.brackets import SILENT, answered, at_input, has_end, limit, unclosed
 from marginkit.table.summary import mean, median
 from marginkit.table.table import INPUT, Column
 
@@ -27,13 +28,16 @@ class ColumnComparison:
         name, kind, norm, layer: of the column. Distances are in the layer's raw units.
         n: samples with a number in both.
         misclassified, exhausted: how many samples have that status.
+        statuses: how many have each status there is, by its name.
+        unclosed: on how many samples the two ends of an `exact` column do not meet.
         median: of the distances as they stand, inf included.
         tau: where distances are cut for all that follows.
         tau_is: where tau comes from: `given`, `search limit`, or `largest found`.
         mean: of min(d, tau): the area under the robust-accuracy curve up to tau.
         difference: the means', other minus baseline.
         interval: its 95 % paired bootstrap interval.
-        interval_method: `BCa`, `percentile` (where BCa degenerates) or `normal` (50,000 samples and more).
+        interval_method: `BCa`, `percentile` (where BCa degenerates), `normal` (50,000 samples and more) or
+            `none` (fewer than two samples).
         extremes: the least and the largest difference that any fate of the exhausted searches allows.
         shift: the Hodges-Lehmann median of the differences.
         rope: differences up to it count as ties.
@@ -49,6 +53,8 @@ class ColumnComparison:
     n: int
     misclassified: tuple[int, int]
     exhausted: tuple[int, int]
+    statuses: Mapping[str, tuple[int, int]]
+    unclosed: tuple[int, int]
     median: Pair
     tau: float
     tau_is: str
@@ -65,30 +71,60 @@ class ColumnComparison:
     wilcoxon: float | None
     adjusted: float | None = None
 
+    @property
+    def bounding(self) -> bool:
+        """Whether it bounds the distance at the input, or the smoothed classifier's."""
+        return self.kind is Kind.EXACT or (self.kind is not Kind.ESTIMATE and self.layer == INPUT)
+
+    @property
+    def answer(self) -> Kind:
+        """What its distances are: those of `exact` are exact where all brackets are closed, else one end."""
+        return Kind(self.name.rpartition(".")[2]) if any(self.unclosed) else self.kind
+
+    @property
+    def not_ok(self) -> tuple[int, int]:
+        """How many samples are neither misclassified nor OK, whatever the reason."""
+        other = [status for status in self.statuses if status not in ("ok", "misclassified")]
+        return sum(self.statuses[s][0] for s in other), sum(self.statuses[s][1] for s in other)
+
+    @property
+    def silent(self) -> str:
+        """Which of A and B has no answer for any sample that it had to look at."""
+        asked = [sum(n[i] for n in self.statuses.values()) - self.misclassified[i] for i in (0, 1)]
+        mute = [sum(self.statuses[status.name.lower()][i] for status in SILENT) for i in (0, 1)]
+        return "".join(name for name, n, none in zip("AB", asked, mute, strict=True) if none == n > 0)
+
 
 @dataclass(frozen=True)
 class Cut:
-    """Two columns cut at tau: `delta` is b - a for every sample, NaN where either is unknown."""
+    """Two columns cut at tau: `delta` is b - a for every sample, NaN where either is unknown.
+
+    Where a method has answered for no sample, nothing is known of any: its vacuous ends are no distances.
+    """
 
     a: Column
     b: Column
+    unclosed: tuple[int, int]
     tau: float
     tau_is: str
     delta: np.ndarray
     known: np.ndarray = field(repr=False)
 
 
-def cut(a: Column, b: Column, taus: Mapping[str, float]) -> Cut:
+def cut(pair: Aligned, name: str, taus: Mapping[str, float]) -> Cut:
     """Cuts both at one tau: given for the norm, else the smaller search limit, else the largest found."""
+    a, b = pair.columns(name)
     known = ~(np.isnan(a.distance) | np.isnan(b.distance))
+    known &= answered(a) and answered(b)
+    first, second = (int(unclosed(table, table[name]).sum()) for table in pair.tables)
     tau, tau_is = _tau(a, b, known, taus)
     delta = np.where(known, np.clip(b.distance, -tau, tau) - np.clip(a.distance, -tau, tau), np.nan)
     delta[np.abs(delta) <= ROUNDING * tau] = 0
-    return Cut(a, b, tau, tau_is, delta, known)
+    return Cut(a, b, (first, second), tau, tau_is, delta, known)
 
 
 def _tau(a: Column, b: Column, known: np.ndarray, taus: Mapping[str, float]) -> tuple[float, str]:
-    if a.layer == INPUT and a.norm in taus:
+    if at_input(a) and a.norm in taus:
         return float(taus[a.norm]), "given"
     stated = [found for column in (a, b) if (found := limit(column)) is not None]
     if stated:
@@ -102,7 +138,7 @@ def describe(found: Cut, interval: Interval, rope: float) -> ColumnComparison:
     a, b, tau = found.a, found.b, found.tau
     delta = found.delta[found.known]
     first, second = a.distance[found.known], b.distance[found.known]
-    rope = rope if a.layer == INPUT else 0.0
+    rope = rope if at_input(a) else 0.0
     return ColumnComparison(
         name=a.name,
         kind=a.kind,
@@ -111,6 +147,8 @@ def describe(found: Cut, interval: Interval, rope: float) -> ColumnComparison:
         n=len(delta),
         misclassified=_count(a, b, Status.MISCLASSIFIED),
         exhausted=_count(a, b, Status.EXHAUSTED),
+        statuses={status.name.lower(): _count(a, b, status) for status in Status},
+        unclosed=found.unclosed,
         median=(median(first), median(second)),
         tau=tau,
         tau_is=found.tau_is,
@@ -130,7 +168,7 @@ def describe(found: Cut, interval: Interval, rope: float) -> ColumnComparison:
 
 def _extremes(found: Cut) -> Pair:
     """Where a search found nothing, the true distance may be anything from its limit (or 0) to tau."""
-    if not has_end(found.a, "upper"):
+    if found.a.kind is not Kind.UPPER and not has_end(found.a, "upper"):
         return mean(found.delta[found.known]), mean(found.delta[found.known])
     worst = [
         np.where(np.isinf(c.distance), min(limit(c) or 0.0, found.tau), c.distance)

@@ -7,47 +7,29 @@ when averaged. A misclassified sample counts with distance 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from marginkit.comparison import columns as of_columns
 from marginkit.comparison import radii as of_radii
+from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.bootstrap import intervals
 from marginkit.comparison.columns import ColumnComparison, cut
 from marginkit.comparison.decided import Decided, decided
 from marginkit.comparison.flags import Flag, pair_flags, table_flags
 from marginkit.comparison.hypothesis_tests import holm
 from marginkit.comparison.layers import Faithfulness, Signature, faithfulness, signatures
-from marginkit.comparison.pairing import paired
 from marginkit.comparison.radii import RobustAccuracy, at_radii
 from marginkit.comparison.samples import ClassRow, Sample, by_class, notable
+from marginkit.comparison.settings import Settings
+from marginkit.kinds import Kind
 from marginkit.table.attacks import Attacked, attacked
-from marginkit.table.brackets import ends, norms
-from marginkit.table.summary import mean
-from marginkit.table.table import MarginTable, names
+from marginkit.table.summary import accuracy
+from marginkit.table.table import MarginTable
 
 Pair = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a user may choose.
-
-    Attributes:
-        radii: for each norm, where to tell the robust accuracy; by default round numbers near the quartiles
-            of the distances.
-        taus: for each norm, where to cut distances; by default the smaller search limit where searches have
-            one, else the largest distance found.
-        ropes: for each norm, how large a difference of distances still counts as none.
-        seed: of the bootstrap.
-    """
-
-    radii: Mapping[str, Sequence[float]] | None = None
-    taus: Mapping[str, float] | None = None
-    ropes: Mapping[str, float] | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +52,7 @@ class Comparison:
     baseline: str
     other: str
     n: int
-    only: tuple[int, int]
+    only: tuple[int, ...]
     accuracy: Pair
     columns: tuple[ColumnComparison, ...]
     robust: tuple[RobustAccuracy, ...]
@@ -83,6 +65,11 @@ class Comparison:
     left_out: tuple[str, ...]
     flags: tuple[Flag, ...]
     tests: int = 0
+
+    @property
+    def bounding(self) -> list[ColumnComparison]:
+        """The columns that bound the distance at the input, in units that mean something."""
+        return [row for row in self.columns if row.bounding]
 
 
 def compare(
@@ -103,60 +90,52 @@ def compare(
         IncompatibleError: the tables differ in data set, threat, or the options of a shared column, or
             share no sample or no column; the field and both values are named.
     """
-    return compare_all([baseline, other], labels, settings)[0]
+    return compare_all([align(labels, [baseline, other])], settings)[0]
 
 
-def compare_all(
-    tables: Sequence[MarginTable], labels: Sequence[str], settings: Settings | None = None
-) -> list[Comparison]:
-    """Compares every table with the first; p-values are adjusted for all tests together (Holm)."""
+def compare_all(pairs: Sequence[Aligned], settings: Settings | None = None) -> list[Comparison]:
+    """Compares each pair's second table with its first; all p-values are adjusted together (Holm).
+
+    Raises:
+        UsageError: a setting is given for a norm in which no pair has distances at the input.
+    """
     settings = settings or Settings()
-    found = [
-        _compare(tables[0], table, (labels[0], label), settings)
-        for table, label in zip(tables[1:], labels[1:], strict=True)
-    ]
-    return _adjusted(found)
+    settings.require_norms({norm for pair in pairs for norm in pair.norms})
+    return _adjusted([_compare(pair, settings) for pair in pairs])
 
 
-def _compare(
-    baseline: MarginTable, other: MarginTable, labels: tuple[str, str], settings: Settings
-) -> Comparison:
-    a, b = paired([baseline, other])
-    shared = names([a, b])
-    both = {norm: (ends(a, norm, shared), ends(b, norm, shared)) for norm in norms(a, shared)}
-    cuts = [cut(a[name], b[name], settings.taus or {}) for name in shared]
+def _compare(pair: Aligned, settings: Settings) -> Comparison:
+    a, b = pair.tables
+    cuts = [cut(pair, name, settings.taus) for name in pair.shared]
     robust = [
-        r for norm, (e, f) in both.items() for r in at_radii(norm, e, f, (settings.radii or {}).get(norm))
+        r for norm, both in pair.brackets.items() for r in at_radii(norm, both, settings.radii.get(norm))
     ]
-    found = intervals(np.column_stack([*(c.delta for c in cuts), *(r.delta for r in robust)]), settings.seed)
-    ropes = settings.ropes or {}
+    found = intervals(np.column_stack([c.delta for c in cuts]), settings.seed)
     columns = [
-        of_columns.describe(c, i, ropes.get(c.a.norm, 0.0))
-        for c, i in zip(cuts, found[: len(cuts)], strict=True)
+        of_columns.describe(c, i, settings.ropes.get(c.a.norm, 0.0)) for c, i in zip(cuts, found, strict=True)
     ]
-    searched = {norm: e for norm, e in both.items() if e[0].searched and e[1].searched}
-    taus = {norm: _tau(norm, columns) for norm in searched}
-    brackets = tuple(decided(norm, *e) for norm, e in both.items() if e[0].certified or e[1].certified)
-    faithful = tuple(faithfulness(a, b, shared))
+    taus = {norm: _tau(norm, columns) for norm in pair.searched()}
+    brackets = tuple(decided(n, *both) for n, both in pair.brackets.items() if any(e.certified for e in both))
+    faithful = tuple(faithfulness(pair))
     return Comparison(
-        baseline=labels[0],
-        other=labels[1],
-        n=len(a),
-        only=(len(baseline) - len(a), len(other) - len(b)),
-        accuracy=(_accuracy(a), _accuracy(b)),
+        baseline=pair.labels[0],
+        other=pair.labels[1],
+        n=len(pair),
+        only=pair.only,
+        accuracy=(accuracy(a), accuracy(b)),
         columns=tuple(columns),
-        robust=tuple(of_radii.describe(r, i) for r, i in zip(robust, found[len(cuts) :], strict=True)),
+        robust=tuple(of_radii.describe(r) for r in robust),
         brackets=brackets,
         faithfulness=faithful,
-        classes=tuple(row for norm, e in searched.items() for row in by_class(norm, a, b, e, taus[norm])),
-        samples=tuple(row for norm, e in searched.items() for row in notable(norm, a, b, e, taus[norm])),
+        classes=tuple(row for norm, tau in taus.items() for row in by_class(norm, pair, tau)),
+        samples=tuple(row for norm, tau in taus.items() for row in notable(norm, pair, tau)),
         signatures=(tuple(signatures(a)), tuple(signatures(b))),
-        attacks=(tuple(attacked(a, shared)), tuple(attacked(b, shared))),
-        left_out=tuple(sorted({c.name for t in (a, b) for c in t.columns} - set(shared))),
+        attacks=(tuple(attacked(a, pair.shared)), tuple(attacked(b, pair.shared))),
+        left_out=pair.left_out,
         flags=(
-            *table_flags(a, labels[0]),
-            *table_flags(b, labels[1]),
-            *pair_flags(columns, brackets, faithful, len(a), labels[1]),
+            *table_flags(a, pair.labels[0]),
+            *table_flags(b, pair.labels[1]),
+            *pair_flags(columns, faithful, len(pair), pair.labels[1]),
         ),
     )
 
@@ -177,15 +156,5 @@ def _adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
 
 def _tau(norm: str, columns: Sequence[ColumnComparison]) -> float:
     """Where the best search's distances are cut: the smallest tau of the searches in that norm."""
-    return min(
-        (
-            c.tau
-            for c in columns
-            if c.norm == norm and str(c.kind) in ("upper", "exact") and c.layer == "input"
-        ),
-        default=np.inf,
-    )
-
-
-def _accuracy(table: MarginTable) -> float:
-    return mean(table.predicted == table.label)
+    searches = (c for c in columns if c.norm == norm and c.bounding and c.kind in (Kind.UPPER, Kind.EXACT))
+    return min((c.tau for c in searches if c.n), default=np.inf)

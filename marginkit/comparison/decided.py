@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marginkit.table.brackets import Ends
+from marginkit.table.brackets import Ends, contradictory
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,8 @@ class Decided:
         norm: of the distances.
         baseline, other: samples on which that model is certainly farther from its boundary.
         undecided: the rest.
-        contradictions: brackets whose lower end exceeds the upper one, (baseline, other): a method is wrong.
+        contradictions: brackets whose lower end exceeds the upper one, (baseline, other): a method is wrong,
+            and the sample is undecided.
     """
 
     norm: str
@@ -27,6 +28,8 @@ class Decided:
 
 def decided(norm: str, a: Ends, b: Ends) -> Decided:
     """Counts the samples whose brackets do not overlap."""
-    wrong = [int((e.lower > e.upper * (1 + 1e-6) + 1e-12).sum()) for e in (a, b)]
-    first, second = int((a.lower > b.upper).sum()), int((b.lower > a.upper).sum())
-    return Decided(norm, first, second, len(a.lower) - first - second, (wrong[0], wrong[1]))
+    wrong = contradictory(a), contradictory(b)
+    sound = ~(wrong[0] | wrong[1])
+    first, second = (int(((x.lower > y.upper) & sound).sum()) for x, y in ((a, b), (b, a)))
+    contradictions = int(wrong[0].sum()), int(wrong[1].sum())
+    return Decided(norm, first, second, len(a.lower) - first - second, contradictions)

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.bootstrap import LEVEL, NORMAL_FROM, resampled_means
 from marginkit.comparison.hypothesis_tests import holm
-from marginkit.comparison.pairing import paired
 from marginkit.comparison.radii import both_ends
+from marginkit.comparison.settings import Settings
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.table.brackets import Ends, ends, limit, norms
-from marginkit.table.table import INPUT, Column, MarginTable, names
+from marginkit.table.brackets import Ends, answered, at_input, limit
+from marginkit.table.summary import accuracy
+from marginkit.table.table import Column, MarginTable
 
 Pair = tuple[float, float]
 RESAMPLES = 4000
@@ -27,7 +29,8 @@ class GroupColumn:
     """One column of two groups of models; pairs are (baseline, other).
 
     Attributes:
-        name, kind, norm, layer, tau: as for two tables.
+        name, kind, norm, layer, tau, rope: as for two tables.
+        n: samples with a number in all.
         means: each model's mean of min(d, tau), for every group.
         mean: the groups'.
         difference: other minus baseline.
@@ -40,7 +43,9 @@ class GroupColumn:
     kind: Kind
     norm: str
     layer: str
+    n: int
     tau: float
+    rope: float
     means: tuple[tuple[float, ...], tuple[float, ...]]
     mean: Pair
     difference: float
@@ -84,28 +89,27 @@ class GroupComparison:
 
 
 def compare_groups(
-    groups: Mapping[str, Mapping[str, MarginTable]],
-    taus: Mapping[str, float] | None = None,
-    radii: Mapping[str, Sequence[float]] | None = None,
-    seed: int = 0,
+    groups: Mapping[str, Mapping[str, MarginTable]], settings: Settings | None = None
 ) -> list[GroupComparison]:
     """Compares every group with the first.
 
     Args:
         groups: by name, the tables by file.
-        taus: for each norm, where to cut distances.
-        radii: for each norm, where to tell the robust accuracy.
-        seed: of the bootstrap.
+        settings: radii, cuts, ties, seed.
 
     Raises:
         IncompatibleError: as for two tables.
-        UsageError: fewer than two groups.
+        UsageError: fewer than two groups, or a setting for a norm that they do not have.
     """
     if len(groups) < 2:
         raise UsageError("one group can't be compared: give a second --group NAME=FILES")
     (first, baseline), *others = groups.items()
+    settings = settings or Settings()
+    both = [align([*baseline, *other], [*baseline.values(), *other.values()]) for _, other in others]
+    settings.require_norms({norm for models in both for norm in models.norms})
     found = [
-        _compare((first, name), baseline, tables, taus or {}, radii or {}, seed) for name, tables in others
+        _compare((first, name), models, len(baseline), settings)
+        for (name, _), models in zip(others, both, strict=True)
     ]
     adjusted = iter(holm([row.welch for c in found for rows in (c.columns, c.robust) for row in rows]))
 
@@ -115,64 +119,62 @@ def compare_groups(
     return [replace(c, columns=after(c.columns), robust=after(c.robust)) for c in found]
 
 
-def _compare(
-    labels: tuple[str, str],
-    baseline: Mapping[str, MarginTable],
-    other: Mapping[str, MarginTable],
-    taus: Mapping[str, float],
-    radii: Mapping[str, Sequence[float]],
-    seed: int,
-) -> GroupComparison:
-    tables = paired([*baseline.values(), *other.values()])
-    sizes = (len(baseline), len(other))
-    shared = names(tables)
-    cut = [(name, *_cut([table[name] for table in tables], taus)) for name in shared]
-    known = {norm: [ends(table, norm, shared) for table in tables] for norm in norms(tables[0], shared)}
-    right = [float((table.predicted == table.label).mean()) for table in tables]
+def _compare(names: tuple[str, str], models: Aligned, first: int, settings: Settings) -> GroupComparison:
+    """The first so many models against the rest."""
+    sizes = (first, len(models.tables) - first)
+    right = [accuracy(table) for table in models.tables]
     return GroupComparison(
-        baseline=labels[0],
-        other=labels[1],
-        files=(tuple(baseline), tuple(other)),
-        n=len(tables[0]),
-        accuracy=(tuple(right[: sizes[0]]), tuple(right[sizes[0] :])),
-        columns=tuple(_column(tables[0][name], tau, values, sizes, seed) for name, tau, values in cut),
+        baseline=names[0],
+        other=names[1],
+        files=(models.labels[:first], models.labels[first:]),
+        n=len(models),
+        accuracy=(tuple(right[:first]), tuple(right[first:])),
+        columns=tuple(_column(models.columns(name), sizes, settings) for name in models.shared),
         robust=tuple(
-            row for norm, found in known.items() for row in _robust(norm, found, radii.get(norm), sizes, seed)
+            row for norm, found in models.brackets.items() for row in _robust(norm, found, sizes, settings)
         ),
     )
 
 
 def _cut(columns: Sequence[Column], taus: Mapping[str, float]) -> tuple[float, np.ndarray]:
-    """The cut tau, and min(d, tau): [samples, models], without samples that some model has no number for."""
+    """The cut tau, and min(d, tau): [samples, models], without samples that some model has no number for.
+
+    Nothing is left where a method has answered for no sample of some model.
+    """
     distances = np.column_stack([column.distance for column in columns])
+    distances = distances if all(map(answered, columns)) else distances[:0]
     distances = distances[~np.isnan(distances).any(1)]
     stated = [found for column in columns if (found := limit(column)) is not None]
     largest = float(np.abs(distances[np.isfinite(distances)]).max(initial=0.0))
-    given = taus.get(columns[0].norm) if columns[0].layer == INPUT else None
-    tau = given or min(stated, default=largest)
+    given = taus.get(columns[0].norm) if at_input(columns[0]) else None
+    tau = min(stated, default=largest) if given is None else given
     return tau, np.clip(distances, -tau, tau)
 
 
-def _column(column: Column, tau: float, values: np.ndarray, sizes: tuple[int, int], seed: int) -> GroupColumn:
+def _column(columns: Sequence[Column], sizes: tuple[int, int], settings: Settings) -> GroupColumn:
+    tau, values = _cut(columns, settings.taus)
+    first = columns[0]
     return GroupColumn(
-        name=column.name,
-        kind=column.kind,
-        norm=column.norm,
-        layer=column.layer,
+        name=first.name,
+        kind=first.kind,
+        norm=first.norm,
+        layer=first.layer,
+        n=len(values),
         tau=tau,
-        **_contrast(values, sizes, seed),
+        rope=settings.ropes.get(first.norm, 0.0) if at_input(first) else 0.0,
+        **_contrast(values, sizes, settings.seed),
     )
 
 
 def _robust(
-    norm: str, found: Sequence[Ends], radii: Sequence[float] | None, sizes: tuple[int, int], seed: int
+    norm: str, found: Sequence[Ends], sizes: tuple[int, int], settings: Settings
 ) -> Iterator[GroupRobust]:
     """By both ends that all models have."""
-    for end, radius, beyond in both_ends(found, radii):
-        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, seed))
+    for end, radius, beyond in both_ends(found, settings.radii.get(norm)):
+        yield GroupRobust(norm, radius, end, **_contrast(beyond, sizes, settings.seed, shares=True))
 
 
-def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int) -> dict[str, Any]:
+def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int, shares: bool = False) -> dict[str, Any]:
     """The models' means, the groups' and their difference."""
     means = values.mean(0) if len(values) else np.full(sum(sizes), np.nan)
     a, b = means[: sizes[0]], means[sizes[0] :]
@@ -180,28 +182,33 @@ def _contrast(values: np.ndarray, sizes: tuple[int, int], seed: int) -> dict[str
         "means": (tuple(map(float, a)), tuple(map(float, b))),
         "mean": (float(a.mean()), float(b.mean())),
         "difference": float(b.mean() - a.mean()),
-        "interval": cluster_interval(values, sizes, seed),
-        "welch": welch(a, b),
+        "interval": cluster_interval(values, sizes, seed, shares),
+        "welch": welch(a, b) if len(values) else None,
     }
 
 
-def cluster_interval(values: np.ndarray, sizes: tuple[int, int], seed: int) -> Pair:
+def cluster_interval(values: np.ndarray, sizes: tuple[int, int], seed: int, shares: bool = False) -> Pair:
     """The 95 % interval of the groups' difference of means: models and samples are drawn with replacement.
 
     A few models look less varied than the many they stand for: what drawing them contributes is widened by
     sqrt(k / (k - 1)) t / z, with k the smaller group and t for the models' degrees of freedom (in the spirit
-    of Hesterberg 2015, arXiv 1411.5279). With one model in a group only the samples vary.
+    of Hesterberg 2015, arXiv 1411.5279). With one model in a group only the samples vary. Fewer than two
+    samples have no interval.
 
     Args:
         values: [samples, models], the baseline's models first.
         sizes: of the groups.
         seed: of the resamples.
+        shares: the values are answers, so that the samples' differences are in [-1, 1]. Two more samples then
+            stand for those not seen, one with each largest difference (Bonett and Price 2012, doi
+            10.3102/1076998611411915): samples that all agree are no proof that others do.
     """
-    if not len(values):
+    if len(values) < 2:
         return (np.nan, np.nan)
     generator = np.random.default_rng([seed, 1])
     a, b = np.split(values, [sizes[0]], axis=1)
     delta = b.mean(1) - a.mean(1)
+    delta = np.r_[delta, 1.0, -1.0] if shares else delta
     drawn = np.zeros(RESAMPLES)
     if min(sizes) > 1:
         first, second = (_redrawn(part.mean(0), generator) for part in (a, b))
@@ -211,7 +218,7 @@ def cluster_interval(values: np.ndarray, sizes: tuple[int, int], seed: int) -> P
     else:
         drawn += generator.normal(0, delta.std() / np.sqrt(len(delta)), RESAMPLES)
     low, high = delta.mean() + np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    return (max(float(low), -1.0), min(float(high), 1.0)) if shares else (float(low), float(high))
 
 
 def _redrawn(means: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tests of paired numbers, and what many tests at once do to their p-values."""
+"""Tests of paired numbers and of an accuracy, and what many tests at once do to their p-values."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def mcnemar(baseline: np.ndarray, other: np.ndarray) -> tuple[int, int, float]:
     first, second = int((baseline & ~other).sum()), int((other & ~baseline).sum())
     p = 2 * stats.binom.cdf(min(first, second), first + second, 0.5)
     return first, second, min(1.0, float(p))
+
+
+def above_chance(right: int, n: int, classes: int) -> float:
+    """One-sided p of so many right answers or more, where each is guessed right once in `classes` times."""
+    return float(stats.binom.sf(right - 1, n, 1 / classes))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

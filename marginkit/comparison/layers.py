@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from marginkit.comparison.alignment import Aligned
 from marginkit.kinds import Kind, Status
-from marginkit.table.brackets import ends
 from marginkit.table.summary import median
 from marginkit.table.table import INPUT, Column, MarginTable
 
@@ -115,33 +115,33 @@ def moments(values: np.ndarray) -> tuple[float, ...]:
     return (mean, deviation, *map(float, higher))
 
 
-def faithfulness(a: MarginTable, b: MarginTable, shared: Sequence[str]) -> list[Faithfulness]:
+def faithfulness(pair: Aligned) -> list[Faithfulness]:
     """Of every shared estimate: against the input's best search, and against a search at the same layer."""
     found = []
-    for name in shared:
-        estimate = a[name]
-        if estimate.kind is not Kind.ESTIMATE:
+    for name in pair.shared:
+        estimates = pair.columns(name)
+        first = estimates[0]
+        if first.kind is not Kind.ESTIMATE:
             continue
-        for against in dict.fromkeys((INPUT, estimate.layer)):
-            distances = [_found(table, estimate.norm, against, shared) for table in (a, b)]
-            if all(distance is not None for distance in distances):
-                found.append(_faithful((a[name], b[name]), distances, against))
+        for against in dict.fromkeys((INPUT, first.layer)):
+            if distances := _found(pair, first.norm, against):
+                found.append(_faithful(estimates, distances, against))
     return found
 
 
-def _found(table: MarginTable, norm: str, layer: str, shared: Sequence[str]) -> np.ndarray | None:
+def _found(pair: Aligned, norm: str, layer: str) -> list[np.ndarray]:
+    """Every table's distances found there; empty where nobody searched."""
     if layer == INPUT:
-        known = ends(table, norm, shared)
-        return known.upper if known.searched else None
-    at_layer = [
-        table[name].distance
-        for name in shared
-        if (c := table[name]).kind is Kind.UPPER and (c.norm, c.layer) == (norm, layer)
+        return [e.upper for e in pair.searched().get(norm, ())]
+    names = [
+        name
+        for name in pair.shared
+        if (c := pair.tables[0][name]).kind is Kind.UPPER and (c.norm, c.layer) == (norm, layer)
     ]
-    return np.asarray(np.min(at_layer, axis=0)) if at_layer else None
+    return [np.min([table[name].distance for name in names], axis=0) for table in pair.tables if names]
 
 
-def _faithful(columns: tuple[Column, Column], distances: Sequence[Any], against: str) -> Faithfulness:
+def _faithful(columns: Sequence[Column], distances: Sequence[np.ndarray], against: str) -> Faithfulness:
     rows = []
     for column, distance in zip(columns, distances, strict=True):
         right = np.flatnonzero((column.status == Status.OK) & np.isfinite(distance) & (distance > 0))

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.comparison.bootstrap import Interval
+from marginkit.comparison import paired_shares
 from marginkit.comparison.hypothesis_tests import mcnemar
 from marginkit.table.brackets import Ends
 from marginkit.table.summary import mean
+
+Band = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class RobustAccuracy:
         end: `found`: no search that both have found an adversarial input within the radius (at least the
             true robust accuracy); `certified`: a proof that there is none (at most the true one).
         baseline, other: the shares.
-        difference, interval, interval_method: other minus baseline, and its 95 % interval.
+        difference, interval, interval_method: other minus baseline, and its 95 % interval: `score` (Tango's),
+            or `none` for fewer than two samples.
         only_baseline, only_other: samples robust in one model only.
         mcnemar: two-sided p of McNemar's exact test; 1 where the models differ on no sample.
         adjusted: after Holm's adjustment for all tests of the run.
@@ -52,17 +55,12 @@ class Robust:
     a: np.ndarray
     b: np.ndarray
 
-    @property
-    def delta(self) -> np.ndarray:
-        """The answers' difference, b - a: 1, 0 or -1 a sample."""
-        return np.asarray(self.b.astype(float) - self.a)
 
-
-def at_radii(norm: str, a: Ends, b: Ends, radii: Sequence[float] | None) -> list[Robust]:
+def at_radii(norm: str, both: Sequence[Ends], radii: Sequence[float] | None) -> list[Robust]:
     """By both ends that both models have; at round numbers near the quartiles of the distances by default."""
     return [
         Robust(norm, radius, end, beyond[:, 0], beyond[:, 1])
-        for end, radius, beyond in both_ends([a, b], radii)
+        for end, radius, beyond in both_ends(both, radii)
     ]
 
 
@@ -77,16 +75,17 @@ def both_ends(
             yield from ((end, float(radius), values > radius) for radius in radii)
 
 
-def describe(found: Robust, interval: Interval) -> RobustAccuracy:
-    """The shares, their difference, and McNemar's test."""
+def describe(found: Robust) -> RobustAccuracy:
+    """The shares, their difference with its interval, and McNemar's test."""
     first, second, p = mcnemar(found.a, found.b)
+    interval = paired_shares.interval(first, second, len(found.a))
     return RobustAccuracy(
         norm=found.norm,
         radius=found.radius,
         end=found.end,
         baseline=mean(found.a),
         other=mean(found.b),
-        difference=mean(found.delta),
+        difference=mean(found.b.astype(float) - found.a),
         interval=(interval.low, interval.high),
         interval_method=interval.method,
         only_baseline=first,
@@ -99,3 +98,18 @@ def _quartiles(distances: np.ndarray) -> list[float]:
     reached = distances[np.isfinite(distances) & (distances > 0)]
     quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
     return sorted({float(f"{q:.1g}") for q in quartiles})
+
+
+def bands(robust: Sequence[RobustAccuracy]) -> list[tuple[str, float, Band, Band, Band]]:
+    """Norm, radius, the true shares' bands of the baseline and the other, and of the difference.
+
+    Where both ends are known in both models: certified <= true robust accuracy <= found.
+    """
+    ends = {(r.norm, r.radius, r.end): r for r in robust}
+    rows = []
+    for (norm, radius, end), found in ends.items():
+        proved = ends.get((norm, radius, "certified"))
+        if end == "found" and proved is not None:
+            a, b = (proved.baseline, found.baseline), (proved.other, found.other)
+            rows.append((norm, radius, a, b, (b[0] - a[1], b[1] - a[0])))
+    return rows

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.table.brackets import Ends
-from marginkit.table.summary import mean, median
-from marginkit.table.table import MarginTable
+from marginkit.comparison.alignment import Aligned
+from marginkit.table.summary import accuracy, mean, median
 
 Pair = tuple[float, float]
 MOST = 8
@@ -49,22 +48,22 @@ class Sample:
     distance: Pair
 
 
-def by_class(
-    norm: str, a: MarginTable, b: MarginTable, found: tuple[Ends, Ends], tau: float
-) -> list[ClassRow]:
+def by_class(norm: str, pair: Aligned, tau: float) -> list[ClassRow]:
     """A row for every label."""
+    a, b = pair.tables
+    uppers = [e.upper for e in pair.brackets[norm]]
     order = np.argsort(a.label, kind="stable")
     labels, starts = np.unique(a.label[order], return_index=True)
     rows = []
     for label, members in zip(labels, np.split(order, starts[1:]), strict=True):
-        means = [mean(np.minimum(e.upper[members], tau)) for e in found]
+        means = [mean(np.minimum(upper[members], tau)) for upper in uppers]
         rows.append(
             ClassRow(
                 norm=norm,
                 label=int(label),
                 n=len(members),
-                accuracy=(_accuracy(a, members), _accuracy(b, members)),
-                median=(median(found[0].upper[members]), median(found[1].upper[members])),
+                accuracy=(accuracy(a, members), accuracy(b, members)),
+                median=(median(uppers[0][members]), median(uppers[1][members])),
                 mean=(means[0], means[1]),
                 difference=means[1] - means[0],
             )
@@ -72,25 +71,23 @@ def by_class(
     return rows
 
 
-def notable(
-    norm: str, a: MarginTable, b: MarginTable, found: tuple[Ends, Ends], tau: float, most: int = MOST
-) -> list[Sample]:
+def notable(norm: str, pair: Aligned, tau: float, most: int = MOST) -> list[Sample]:
     """Samples whose distance, cut at tau, grew or shrank most, and those nearest to the other's boundary."""
-    delta = np.minimum(found[1].upper, tau) - np.minimum(found[0].upper, tau)
+    first, second = (e.upper for e in pair.brackets[norm])
+    delta = np.minimum(second, tau) - np.minimum(first, tau)
     order = np.argsort(delta, kind="stable")
-    correct = np.flatnonzero(found[1].upper > 0)
-    near = correct[np.argsort(found[1].upper[correct], kind="stable")]
+    correct = np.flatnonzero(second > 0)
+    near = correct[np.argsort(second[correct], kind="stable")]
     chosen = {
         "gained": order[delta[order] > 0][::-1][:most],
         "lost": order[delta[order] < 0][:most],
-        "nearest": near[np.isfinite(found[1].upper[near])][:most],
+        "nearest": near[np.isfinite(second[near])][:most],
     }
-    return [_sample(norm, why, int(row), a, b, found) for why, rows in chosen.items() for row in rows]
+    return [_sample(norm, why, int(row), pair) for why, rows in chosen.items() for row in rows]
 
 
-def _sample(
-    norm: str, why: str, row: int, a: MarginTable, b: MarginTable, found: tuple[Ends, Ends]
-) -> Sample:
+def _sample(norm: str, why: str, row: int, pair: Aligned) -> Sample:
+    (a, b), (first, second) = pair.tables, pair.brackets[norm]
     return Sample(
         norm=norm,
         why=why,
@@ -98,9 +95,5 @@ def _sample(
         row=row,
         label=int(a.label[row]),
         predicted=(int(a.predicted[row]), int(b.predicted[row])),
-        distance=(float(found[0].upper[row]), float(found[1].upper[row])),
+        distance=(float(first.upper[row]), float(second.upper[row])),
     )
-
-
-def _accuracy(table: MarginTable, members: np.ndarray) -> float:
-    return mean(table.predicted[members] == table.label[members])

@@ -7,8 +7,8 @@ from typing import Any
 
 from marginkit.kinds import Status
 from marginkit.table.attacks import attacked
-from marginkit.table.brackets import closed, ends, norms
-from marginkit.table.summary import median
+from marginkit.table.brackets import closed, ends, norms, unclosed
+from marginkit.table.summary import accuracy, median
 from marginkit.table.table import MarginTable
 
 
@@ -18,13 +18,14 @@ def figures(table: MarginTable) -> dict[str, Any]:
         column.name: {
             "kind": str(column.kind),
             "median": median(column.distance),
+            "unclosed": int(unclosed(table, column).sum()),
             **{status.name.lower(): int((column.status == status).sum()) for status in Status},
         }
         for column in table.columns
     }
     return {
         "n": len(table),
-        "accuracy": float((table.predicted == table.label).mean()),
+        "accuracy": accuracy(table),
         "columns": columns,
         "brackets": {
             norm: {"certified": median(e.lower), "found": median(e.upper), "closed": closed(e)}

@@ -77,7 +77,7 @@ def examine(
             probe = _probe(table.rows(chosen), model, data, methods, bounds, limits, seed)
             found = [_judged(name, check, probe) for name, check in PROBES.items()]
         except Exception as error:  # whatever fails here, the measurement is worth more
-            found = [_failed(name, error) for name in PROBES]
+            found = [Verdict.of_crash(name, error) for name in PROBES]
     return {KEY: {"samples": len(chosen), "seed": seed, "verdicts": [asdict(verdict) for verdict in found]}}
 
 
@@ -139,22 +139,18 @@ def _claimed(found: Tensor, columns: Sequence[Column], methods: Mapping[str, Met
 
 
 def _judged(name: str, check: Callable[[Probe], Figure], probe: Probe) -> Verdict:
-    """The largest figure counts. A check that fails says so: the measurement is worth more than it."""
+    """The largest figure counts. A check that crashes is a doubt itself."""
     if name not in BEFORE_ANY_SEARCH and not probe.found:
         return Verdict.of(name, None, note="no search at the input was measured")
     try:
         figure = check(probe)
     except Exception as error:  # a model's own may be anything
-        return _failed(name, error)
+        return Verdict.of_crash(name, error)
     if not isinstance(figure, Mapping):
         return Verdict.of(name, figure)
     known = {where: value for where, value in figure.items() if value == value}
     where = max(known, key=lambda key: known[key], default="")
     return Verdict.of(name, known.get(where), where)
-
-
-def _failed(name: str, error: Exception) -> Verdict:
-    return Verdict.of(name, None, note=f"failed: {str(error).partition(chr(10))[0] or type(error).__name__}")
 
 
 BEFORE_ANY_SEARCH = ("randomised", "batch-dependent", "batch-statistics", "probabilities", "no-gradient")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from marginkit.comparison.alignment import Aligned
 from marginkit.comparison.compare import Comparison
-from marginkit.comparison.pairing import paired
 from marginkit.comparison.samples import Sample
 from marginkit.table.brackets import has_end
 from marginkit.table.table import MarginTable
@@ -35,14 +35,14 @@ class Exhibit:
     pictures: tuple[Picture, ...]
 
 
-def gallery(c: Comparison, a: MarginTable, b: MarginTable) -> dict[str, list[Exhibit]]:
+def gallery(c: Comparison, pair: Aligned) -> dict[str, list[Exhibit]]:
     """Exhibits by heading; empty where the tables keep no inputs and witnesses, or these are no images."""
-    a, b = paired([a, b])
-    if a.input is None or not _is_image(a.input):
+    inputs = pair.tables[0].input
+    if inputs is None or not _is_image(inputs):
         return {}
     found: dict[str, list[Exhibit]] = {}
     for sample in c.samples:
-        pictures = tuple(_pictures(sample, (a, b)))
+        pictures = tuple(_pictures(sample, pair.tables))
         if len(pictures) > 1:
             found.setdefault(f"{TITLES[sample.why]}, {sample.norm}", []).append(Exhibit(sample, pictures))
     return found

@@ -17,7 +17,6 @@ from marginkit.report import rows as of
 from marginkit.report.charts import Chart, of_comparison, of_study
 from marginkit.report.drawing import script, theme
 from marginkit.report.gallery import gallery
-from marginkit.report.rows import Rows, of_groups
 from marginkit.report.words import group_sentences, sentences, verdict
 from marginkit.versions import versions
 
@@ -57,7 +56,6 @@ def page(study: Study) -> str:
 
 
 def _content(study: Study, place: Any) -> dict[str, Any]:
-    first = next(iter(study.tables.values()))
     return {
         "verdict": verdict(study.comparisons) if study.comparisons else "",
         "flags": study.flags,
@@ -67,15 +65,15 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
             {
                 "c": c,
                 "sentences": list(sentences(c)),
-                "charts": [place(chart) for chart in of_comparison(c, first, study.tables[c.other])],
+                "charts": [place(chart) for chart in of_comparison(c, pair)],
                 "tables": list(of.of_comparison(c)),
-                "long": [*of.in_depth(c), *_samples(c)],
-                "gallery": gallery(c, first, study.tables[c.other]),
+                "long": [*of.in_depth(c), *([shown] if (shown := of.of_samples(c)).rows else [])],
+                "gallery": gallery(c, pair),
             }
-            for c in study.comparisons
+            for c, pair in zip(study.comparisons, study.pairs, strict=True)
         ],
         "groups": [
-            {"c": g, "sentences": list(group_sentences(g)), "tables": list(of_groups(g))}
+            {"c": g, "sentences": list(group_sentences(g)), "tables": list(of.of_groups(g))}
             for g in study.groups
         ],
         "provenance": {
@@ -83,25 +81,6 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
         },
         "made_by": f"marginkit {versions()['marginkit']}",
     }
-
-
-def _samples(c: Any) -> list[Rows]:
-    found = Rows(
-        "Samples that changed most, and those nearest to B's boundary",
-        "the smallest distance found; index: position in the data set",
-        ("norm, why", "index", "class", "A says", "B says", "distance A", "distance B"),
-        tuple(
-            (
-                f"{s.norm} {s.why}",
-                str(s.index),
-                str(s.label),
-                *map(str, s.predicted),
-                *map(of.number, s.distance),
-            )
-            for s in c.samples
-        ),
-    )
-    return [found] if found.rows else []
 
 
 def _source(environment: Environment, name: str) -> str:

@@ -44,10 +44,9 @@ def write(study: Study, folder: Path, overwrite: bool = False) -> list[Path]:
 def _named(study: Study) -> list[tuple[str, Chart]]:
     """Charts by file name; where several models are compared, the other one's name is in front."""
     found = [(chart.name, chart) for chart in of_study(study)]
-    first = next(iter(study.tables.values()))
-    for i, c in enumerate(study.comparisons):
+    for i, (c, pair) in enumerate(zip(study.comparisons, study.pairs, strict=True)):
         front = f"{i + 1}-{slug(Path(c.other).stem)}-" if len(study.comparisons) > 1 else ""
-        found += [(f"{front}{chart.name}", chart) for chart in of_comparison(c, first, study.tables[c.other])]
+        found += [(f"{front}{chart.name}", chart) for chart in of_comparison(c, pair)]
     return found
 
 

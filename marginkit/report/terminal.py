@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
@@ -63,13 +64,9 @@ def flags(found: Sequence[Flag]) -> Iterator[RenderableType]:
 def summary(table: MarginTable) -> Iterator[RenderableType]:
     """What was measured: a row a column."""
     found = figures(table)
+    counted = ("ok", "misclassified", "exhausted")
     rows = [
-        (
-            name,
-            column["kind"],
-            number(column["median"]),
-            *tuple(str(column[key]) for key in ("ok", "misclassified", "exhausted")),
-        )
+        (name, _answer(name, column), number(column["median"]), *(str(column[key]) for key in counted))
         for name, column in found["columns"].items()
     ]
     yield f"{found['n']} samples, accuracy {found['accuracy']:.2%}"
@@ -77,16 +74,23 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     yield _table(Rows("", "", headings, tuple(rows)))
     yield from _shown(of.of_attacks(table))
     yield from _shown(of.of_brackets(table))
-    yield from (_unanswered(column) for column in table.columns if column.note)
+    yield from filter(None, map(_others, table.columns))
     if lost := int((table.predicted < 0).sum()):
         yield f"on {lost} samples the model's scores are NaN or infinite"
 
 
-def _unanswered(column: Column) -> str:
-    """How many samples a method could not answer, and why; all of them where it does not apply."""
-    counts = {status: int((column.status == status).sum()) for status in (Status.FAILED, Status.TIMEOUT)}
-    words = ", ".join(f"{n} {status.name.lower()}" for status, n in counts.items() if n)
-    return f"{column.name}: {words or 'unsupported'}, {column.note}"
+def _answer(name: str, column: dict[str, Any]) -> str:
+    """What its distances are: those of `exact` are exact where all brackets are closed, else one end."""
+    return name.rpartition(".")[2] if column["unclosed"] else str(column["kind"])
+
+
+def _others(column: Column) -> str:
+    """How many samples have each status that the columns do not show, and why; empty where none."""
+    shown = (Status.OK, Status.MISCLASSIFIED, Status.EXHAUSTED)
+    counts = {status: int((column.status == status).sum()) for status in Status if status not in shown}
+    words = ", ".join(f"{n} {status.name.lower().replace('_', ' ')}" for status, n in counts.items() if n)
+    reason = f", {column.note}" if column.note else ""
+    return f"{column.name}: {words or 'unsupported'}{reason}" if words or column.note else ""
 
 
 def contents(table: MarginTable) -> Iterator[RenderableType]:

@@ -8,7 +8,7 @@ from marginkit.comparison.columns import ColumnComparison
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.groups import GroupColumn, GroupComparison
 from marginkit.kinds import Kind
-from marginkit.report.rows import bounding, interval, number, p_value
+from marginkit.report.rows import interval, number, p_value
 
 SIGNIFICANT = 0.05
 WHAT = {
@@ -24,7 +24,7 @@ TWO_CHECKPOINTS = (
 
 def sentences(c: Comparison) -> Iterator[str]:
     """One a column that bounds something, one for what the brackets decide, and how far the claim goes."""
-    for row in bounding(c):
+    for row in c.bounding:
         yield _column(row)
     for found in c.brackets:
         if found.baseline or found.other:
@@ -36,10 +36,14 @@ def sentences(c: Comparison) -> Iterator[str]:
 
 
 def _column(row: ColumnComparison) -> str:
+    if row.silent:
+        models = " and ".join(row.silent)
+        return f"{row.name}: nothing is compared, the method has no answer for any sample of {models}."
     if not row.n:
         return f"{row.name}: no sample has a number in both."
     if row.wilcoxon is None:
-        return f"{row.name}: the two models' distances are identical."
+        unknown = ", as far as searches found any" if row.extremes[0] < row.extremes[1] else ""
+        return f"{row.name}: the two models' distances are identical{unknown}."
     low, high = row.interval
     means = f"{number(row.mean[0])} for A, {number(row.mean[1])} for B"
     if row.rope and -row.rope < low <= high < row.rope:
@@ -61,7 +65,7 @@ def _column(row: ColumnComparison) -> str:
     share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
     won = f"farther on {row.wins} of {row.n} samples"
     unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
-    return f"{row.name}: B's {WHAT[row.kind]} are {verb} on average: {means}{share}; {won}{unsure}."
+    return f"{row.name}: B's {WHAT[row.answer]} are {verb} on average: {means}{share}; {won}{unsure}."
 
 
 def _undecided(row: ColumnComparison) -> bool:
@@ -88,8 +92,17 @@ def group_sentences(c: GroupComparison) -> Iterator[str]:
 def _group_column(row: GroupColumn, c: GroupComparison) -> str:
     low, high = row.interval
     means = f"{number(row.mean[0])} for {c.baseline}, {number(row.mean[1])} for {c.other}"
+    if not row.n:
+        return f"{row.name}: no sample has a number in all models."
+    if row.n < 2:
+        return f"{row.name}: no difference is established ({means}; on one sample)."
     if low == high == 0:
         return f"{row.name}: the two groups' distances are identical."
+    if row.rope and -row.rope < low <= high < row.rope:
+        return (
+            f"{row.name}: practically equal ({means}; the interval {interval(row.interval)} lies within"
+            f" {number(row.rope)} of 0)."
+        )
     if low <= 0 <= high:
         return f"{row.name}: no difference is established ({means}; {interval(row.interval)} holds 0)."
     if min(map(len, c.files)) < 2:
@@ -103,7 +116,7 @@ def _group_column(row: GroupColumn, c: GroupComparison) -> str:
 
 def verdict(comparisons: Sequence[Comparison]) -> str:
     """One line for the top of a report: how many differences are established."""
-    rows = [row for c in comparisons for row in bounding(c)]
+    rows = [row for c in comparisons for row in c.bounding]
     sure = [r for r in rows if _significant(r.adjusted) and not r.interval[0] <= 0 <= r.interval[1]]
     larger = sum(r.difference > 0 for r in sure)
     return (

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.kinds import Kind
+from marginkit.kinds import Kind, Status
 from marginkit.table.summary import median
 from marginkit.table.table import INPUT, Column, MarginTable
 
 LIMIT = "eps"  # the option that says how far an attack looks: its radii
+SILENT = (Status.UNSUPPORTED, Status.FAILED, Status.NONFINITE)  # the method has said nothing
+CLOSED = 1.01e-5  # brackets no wider than this share of their upper end are closed: `exact` stops at 1e-5
+ROUNDING = 1e-6  # share by which a proved distance may exceed one found
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Ends:
         upper: the smallest distance at which an adversarial input was found; inf where none was.
         pessimistic: `upper`, but where every search failed what is sure: the limit up to which it looked
             where it has one, else `lower`.
-        searched, certified: whether any column speaks of that end.
+        searched, certified: whether any column speaks of that end, and has answered.
     """
 
     lower: np.ndarray
@@ -40,10 +43,39 @@ def has_end(column: Column, end: str) -> bool:
     return str(column.kind) == end and column.layer == INPUT
 
 
+def at_input(column: Column) -> bool:
+    """Whether its distances are distances at the input."""
+    return column.kind is Kind.EXACT or column.layer == INPUT
+
+
+def answered(column: Column) -> bool:
+    """Whether the method has answered for any sample that it had to look at."""
+    silent = np.isin(column.status, SILENT)
+    return not silent.any() or not (silent | (column.status == Status.MISCLASSIFIED)).all()
+
+
+def unclosed(table: MarginTable, column: Column) -> np.ndarray:
+    """On which samples the two ends of an `exact` column do not meet; on none for other kinds: bool [n]."""
+    stem, _, end = column.name.rpartition(".")
+    if column.kind is not Kind.EXACT or end not in ("lower", "upper"):
+        return np.zeros(len(table), bool)
+    both = {c.name: c.distance for c in table.columns if c.kind is Kind.EXACT}
+    lower, upper = (both.get(f"{stem}.{name}") for name in ("lower", "upper"))
+    if lower is None or upper is None:
+        return np.ones(len(table), bool)
+    return np.asarray(~(lower >= (1 - CLOSED) * upper))
+
+
+def contradictory(found: Ends) -> np.ndarray:
+    """On which samples something was found nearer than is proved, so that a method is wrong: bool [n]."""
+    return np.asarray(found.lower > found.upper * (1 + ROUNDING) + 1e-12)
+
+
 def ends(table: MarginTable, norm: str, among: Iterable[str] | None = None) -> Ends:
     """The intersection of all brackets in one norm, of the named columns only where `among` is given."""
     chosen = None if among is None else set(among)
-    columns = [c for c in table.columns if c.norm == norm and (chosen is None or c.name in chosen)]
+    named = [c for c in table.columns if c.norm == norm and (chosen is None or c.name in chosen)]
+    columns = [column for column in named if answered(column)]
     lowers = [c for c in columns if has_end(c, "lower")]
     uppers = [c for c in columns if has_end(c, "upper")]
     lower = np.max([_known(c, 0.0) for c in lowers], axis=0) if lowers else np.zeros(len(table))

@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from marginkit.files.untrusted import printable
+
 KEY = "reliability"  # of a table's meta
+LONGEST = 200  # of a note that is shown
 LARGEST = 1e9  # a figure in place of infinity, which JSON does not have
 
 
@@ -130,9 +133,9 @@ class Verdict:
     Attributes:
         check: a name from CHECKS.
         raised: whether it is a doubt.
-        figure: see CHECKS; None where the check does not apply.
+        figure: see CHECKS; None where the check does not apply, or crashed.
         where: the column or norm with the largest figure; may be empty.
-        note: why it does not apply; else empty.
+        note: why it does not apply, or what it crashed with; else empty.
     """
 
     check: str
@@ -148,6 +151,17 @@ class Verdict:
             return Verdict(check, False, None, where, note or "does not apply here")
         figure = min(float(figure), LARGEST)
         return Verdict(check, figure > CHECKS[check].above, figure, where, note)
+
+    @staticmethod
+    def of_crash(check: str, error: Exception) -> Verdict:
+        """Raised: a check without an answer is a doubt."""
+        said = str(error).partition("\n")[0] or type(error).__name__
+        return Verdict(check, True, None, note=f"failed: {said}")
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the check had no answer although it applies."""
+        return self.raised and self.figure is None
 
     @property
     def text(self) -> str:
@@ -182,4 +196,6 @@ def verdicts(meta: Mapping[str, Any]) -> Iterator[Verdict]:
             continue
         figure = entry.get("figure")
         known = float(figure) if isinstance(figure, int | float) and math.isfinite(figure) else None
-        yield Verdict(name, entry.get("raised") is True, known)
+        note = entry.get("note")
+        said = printable(note)[:LONGEST] if isinstance(note, str) else ""
+        yield Verdict(name, entry.get("raised") is True, known, note=said)

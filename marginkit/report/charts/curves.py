@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm as normal
 
-from marginkit.comparison.bootstrap import LEVEL
+from marginkit.comparison.paired_shares import score_limits
 from marginkit.report.charts.spec import Chart, Spec, by_model, chart, table, tips, x
 from marginkit.table.brackets import Ends, robust
 
@@ -65,12 +64,12 @@ def difference(norm: str, a: Ends, b: Ends) -> Chart:
     radii = _radii({"a": a, "b": b})
     n = len(a.upper)
     only = [
-        np.array([((first > r) & (second <= r)).sum() for r in radii]) / n
+        np.array([((first > r) & (second <= r)).sum() for r in radii])
         for first, second in ((a.upper, b.upper), (b.upper, a.upper))
     ]
-    delta = only[1] - only[0]
-    error = normal.ppf((1 + LEVEL) / 2) * np.sqrt(np.maximum(only[0] + only[1] - delta**2, 0) / n)
-    data = table({"radius": radii, "difference": delta, "low": delta - error, "high": delta + error})
+    delta = (only[1] - only[0]) / n
+    low, high = score_limits(only[0], only[1], n)
+    data = table({"radius": radii, "difference": delta, "low": low, "high": high})
     radius = x("radius", f"{norm} radius, raw input units", scale={"nice": False})
     share = x("difference", "robust accuracy, B minus A", axis={"format": "+%"})
     tooltip = tips(

@@ -6,17 +6,18 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from marginkit.comparison.alignment import Aligned
 from marginkit.report.charts.spec import Chart, Spec, by_model, chart, table, tips, x
 from marginkit.table.brackets import Ends
-from marginkit.table.table import MarginTable
 
 POINTS = 10_000
 ESTIMATES = 1500
 BINS = 40
 
 
-def pairs(norm: str, a: MarginTable, found: tuple[Ends, Ends], labels: tuple[str, str]) -> Chart:
+def pairs(norm: str, pair: Aligned, labels: tuple[str, str]) -> Chart:
     """B's distance against A's, a point a sample; exhausted searches stand at the edge."""
+    a, found = pair.tables[0], pair.brackets[norm]
     finite = np.concatenate([e.upper[np.isfinite(e.upper)] for e in found])
     edge = float(finite.max(initial=0.0)) or 1.0
     shown = thinned(len(a), POINTS)
