@@ -124,6 +124,24 @@ def gradients(
         yield found
 
 
+def linearised_distance(
+    difference: Float[Tensor, "*#n"], length: Float[Tensor, "*#n"], epsilon: float = 0.0
+) -> Float[Tensor, "..."]:
+    """(f_y - f_j) / |grad (f_y - f_j)|_q: how far the boundary is that the linearised scores predict.
+
+    Exact where the scores are linear, for the norm that q is dual to; negative behind the boundary. A tie is
+    at distance 0 whatever its gradient; elsewhere a gradient of zero puts the boundary infinitely far away.
+
+    Args:
+        difference: f_y - f_j.
+        length: of its gradient, in the dual norm.
+        epsilon: added to the length.
+    """
+    length = length + epsilon
+    tie = (difference == 0) & ~(length > 0)
+    return difference / torch.where(tie, 1, length)
+
+
 def _through_convolution(entry: Tensor, x: Tensor, gradient: Tensor) -> Tensor:
     set_flags = torch.backends.mkldnn.set_flags
     before = set_flags(_enabled=False)[0]  # type: ignore[no-untyped-call]
