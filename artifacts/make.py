@@ -28,6 +28,7 @@ from marginkit.measurement.measure import measure_file
 from marginkit.models.checkpoint import Checkpoint
 from marginkit.report import markup
 from marginkit.table.reading import read
+from marginkit.table.summary import accuracy
 from marginkit.table.writing import write
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
@@ -132,7 +133,7 @@ def differences(stored: Path, made: Path) -> Iterator[str]:
     if names[0] != names[1]:
         yield f"{stored}: columns {sorted(names[0] ^ names[1])} are in one of them only"
         return
-    accuracies = [(table.predicted == table.label).mean() for table in (a, b)]
+    accuracies = [accuracy(table) for table in (a, b)]
     if abs(accuracies[0] - accuracies[1]) > 0.01:
         yield f"{stored}: accuracy {accuracies[0]:.4f}, made anew {accuracies[1]:.4f}"
     for name in sorted(names[0]):

@@ -56,6 +56,11 @@ def logit_margin(scores: Scores, y: Labels) -> tuple[Float[Tensor, "n"], Int[Ten
     return differences(scores, y, rival).squeeze(1), rival.squeeze(1)
 
 
+def right(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
+    """Which samples are classified as labelled: their share is the accuracy."""
+    return scores.argmax(1) == y
+
+
 def gap(scores: Scores) -> Float[Tensor, "n"]:
     """How far a rival must lead before it counts: 64 units in the last place of the largest score.
 

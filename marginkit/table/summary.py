@@ -1,8 +1,13 @@
-"""Middles of distances that may be infinite."""
+"""Middles of distances that may be infinite, and the accuracy."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from marginkit.table.table import MarginTable
 
 
 def mean(values: np.ndarray) -> float:
@@ -17,3 +22,8 @@ def median(values: np.ndarray) -> float:
     ordered = np.sort(values)  # np.median would subtract infinities
     middle = ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2]
     return float(middle[0] if middle[0] == middle[1] else (middle[0] + middle[1]) / 2)
+
+
+def accuracy(table: MarginTable, members: np.ndarray | slice = slice(None)) -> float:
+    """The share of samples, all or these, that are classified as their label; NaN of none."""
+    return mean(table.predicted[members] == table.label[members])
