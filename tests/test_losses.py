@@ -193,7 +193,8 @@ def test_the_range_of_a_term_is_kept(gamma):
         for y in (0, 1)
     ]  # fmt: skip
     assert [v.item() for v in values] == [gamma, gamma]  # the mean of -gamma and 3 gamma
-    assert large_margin(x[:1] * 1.0, torch.tensor([0]), [x], gamma=gamma).item() == -gamma
+    first = scores[:1].detach().requires_grad_()
+    assert large_margin(first * 1.0, torch.tensor([0]), [first], gamma=gamma).item() == -gamma
 
 
 def test_nothing_cancels_at_a_large_gamma():
