@@ -1,106 +1,74 @@
 """How far is each input from the decision boundary?
 
-Names are imported when first used, so that reading and comparing tables loads no torch.
+Names are imported when first used, so that reading and comparing tables loads no torch. `__init__.pyi` tells
+them to type checkers and editors.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from marginkit.errors import MarginkitError
-    from marginkit.kinds import Kind, Status
-    from marginkit.losses import LOSSES
-    from marginkit.losses.cross_entropy import CrossEntropy
-    from marginkit.losses.hinge import Hinge
-    from marginkit.losses.large_margin import LargeMargin, large_margin
-    from marginkit.methods import METHODS
-    from marginkit.methods.crown import Crown
-    from marginkit.methods.deepfool import DeepFool
-    from marginkit.methods.exact import Exact
-    from marginkit.methods.first_order import FirstOrder
-    from marginkit.methods.fixed_radius import BIM, FGSM, FixedPGD
-    from marginkit.methods.lipschitz import Lipschitz
-    from marginkit.methods.nearest import Nearest
-    from marginkit.methods.pgd import PGD
-    from marginkit.methods.smoothing import Smoothing
-    from marginkit.methods.torchattacks import TorchAttack
-    from marginkit.norms import L1, L2, LINF, NORMS
-    from marginkit.table.reading import read as load
-    from marginkit.table.table import MarginTable
-    from marginkit.table.writing import write as save
-    from marginkit.training.loop import train
-    from marginkit.training.recipe import Recipe
-    from marginkit.types import Bracket, Estimate, Threat
-
-_HOMES = {
-    "errors": ("MarginkitError",),
-    "kinds": ("Kind", "Status"),
-    "losses": ("LOSSES", "CrossEntropy", "Hinge", "LargeMargin"),
-    "losses.large_margin": ("large_margin",),
-    "methods": (
-        "METHODS",
-        "BIM",
-        "FGSM",
-        "PGD",
-        "Crown",
-        "DeepFool",
-        "Exact",
-        "FirstOrder",
-        "FixedPGD",
-        "Lipschitz",
-        "Nearest",
-        "Smoothing",
-    ),
-    "methods.torchattacks": ("TorchAttack",),
-    "norms": ("L1", "L2", "LINF", "NORMS"),
-    "table.reading": ("load",),
-    "table.table": ("MarginTable",),
-    "table.writing": ("save",),
-    "training.loop": ("train",),
-    "training.recipe": ("Recipe",),
-    "types": ("Bracket", "Estimate", "Threat"),
+# Public name -> its module, and what it is called there where that is something else.
+HOMES = {
+    "ARCHITECTURES": "models.architectures",
+    "BIM": "methods.fixed_radius",
+    "DATASETS": "data.sources",
+    "FGSM": "methods.fixed_radius",
+    "L1": "norms",
+    "L2": "norms",
+    "LINF": "norms",
+    "LOSSES": "losses",
+    "METHODS": "methods",
+    "NORMS": "norms",
+    "PGD": "methods.pgd",
+    "Adversarial": "losses.adversarial",
+    "Bracket": "types",
+    "Certified": "losses.certified",
+    "CrossEntropy": "losses.cross_entropy",
+    "Crown": "methods.crown",
+    "DeepFool": "methods.deepfool",
+    "Estimate": "types",
+    "Exact": "methods.exact",
+    "FirstOrder": "methods.first_order",
+    "FixedPGD": "methods.fixed_radius",
+    "GradientPenalty": "losses.gradient_penalty",
+    "Hinge": "losses.hinge",
+    "Kind": "kinds",
+    "LargeMargin": "losses.large_margin",
+    "Lipschitz": "methods.lipschitz",
+    "LipschitzMargin": "losses.lipschitz_margin",
+    "MarginTable": "table.table",
+    "MarginkitError": "errors",
+    "MaxMargin": "losses.mma",
+    "Nearest": "methods.nearest",
+    "Recipe": "training.recipe",
+    "Smoothing": "methods.smoothing",
+    "Status": "kinds",
+    "Threat": "types",
+    "TorchAttack": "methods.torchattacks",
+    "Trades": "losses.trades",
+    "compare": "comparison.compare",
+    "large_margin": "losses.large_margin",
+    "load": "table.reading:read",
+    "load_checkpoint": "models.checkpoint:load",
+    "load_dataset": "data.sources:load",
+    "measure": "measurement.measure",
+    "measure_file": "measurement.measure",
+    "read_table": "table.reading:read",
+    "save": "table.writing:write",
+    "tighten": "measurement.tighten",
+    "train": "training.loop",
+    "write_table": "table.writing:write",
 }
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
-_IN_ITS_HOME = {"load": "read", "save": "write"}
 
-__all__ = [
-    "BIM",
-    "FGSM",
-    "L1",
-    "L2",
-    "LINF",
-    "LOSSES",
-    "METHODS",
-    "NORMS",
-    "PGD",
-    "Bracket",
-    "CrossEntropy",
-    "Crown",
-    "DeepFool",
-    "Estimate",
-    "Exact",
-    "FirstOrder",
-    "FixedPGD",
-    "Hinge",
-    "Kind",
-    "LargeMargin",
-    "Lipschitz",
-    "MarginTable",
-    "MarginkitError",
-    "Nearest",
-    "Recipe",
-    "Smoothing",
-    "Status",
-    "Threat",
-    "TorchAttack",
-    "large_margin",
-    "load",
-    "save",
-    "train",
-]
+__all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in HOMES:
         raise AttributeError(f"module 'marginkit' has no attribute {name!r}")
-    return getattr(import_module(f"marginkit.{_HOME[name]}"), _IN_ITS_HOME.get(name, name))
+    module, _, there = HOMES[name].partition(":")
+    return getattr(import_module(f"marginkit.{module}"), there or name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *HOMES})

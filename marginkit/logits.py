@@ -56,6 +56,11 @@ def logit_margin(scores: Scores, y: Labels) -> tuple[Float[Tensor, "n"], Int[Ten
     return differences(scores, y, rival).squeeze(1), rival.squeeze(1)
 
 
+def right(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
+    """Which samples are classified as labelled: their share is the accuracy."""
+    return scores.argmax(1) == y
+
+
 def gap(scores: Scores) -> Float[Tensor, "n"]:
     """How far a rival must lead before it counts: 64 units in the last place of the largest score.
 
@@ -122,6 +127,24 @@ def gradients(
         if entry is not None:
             found = (_through_convolution(entry, activations[0], found[0]), *found[1:])
         yield found
+
+
+def linearised_distance(
+    difference: Float[Tensor, "*#n"], length: Float[Tensor, "*#n"], epsilon: float = 0.0
+) -> Float[Tensor, "..."]:
+    """(f_y - f_j) / |grad (f_y - f_j)|_q: how far the boundary is that the linearised scores predict.
+
+    Exact where the scores are linear, for the norm that q is dual to; negative behind the boundary. A tie is
+    at distance 0 whatever its gradient; elsewhere a gradient of zero puts the boundary infinitely far away.
+
+    Args:
+        difference: f_y - f_j.
+        length: of its gradient, in the dual norm.
+        epsilon: added to the length.
+    """
+    length = length + epsilon
+    tie = (difference == 0) & ~(length > 0)
+    return difference / torch.where(tie, 1, length)
 
 
 def _through_convolution(entry: Tensor, x: Tensor, gradient: Tensor) -> Tensor:

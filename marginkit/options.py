@@ -15,7 +15,7 @@ from marginkit.errors import UsageError
 T = TypeVar("T")
 
 
-def choose(registry: Mapping[str, type[T]], what: str, name: str) -> type[T]:
+def choose(registry: Mapping[str, T], what: str, name: str) -> T:
     """The registry's entry, or an error that lists what there is."""
     if name not in registry:
         raise UsageError(f"unknown {what} {name!r}; choose from {', '.join(registry)}")

@@ -19,7 +19,7 @@ from marginkit.measurement.measure import measure_file
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.table.reading import read
 from marginkit.table.writing import write
-from marginkit.training.evaluation import noise_accuracy
+from marginkit.training.evaluation import accuracy
 
 ROOT = Path(__file__).parent.parent
 SEARCHED = 40
@@ -90,9 +90,7 @@ def test_training_a_digits_model_anew_gives_the_kept_one(make, way, tmp_path):
     assert anew.training["recipe"] == kept.training["recipe"]
     assert anew.training["loss_options"] == kept.training["loss_options"]
     test = load("digits")
-    assert noise_accuracy(anew.model(), test, 0.0) == pytest.approx(
-        noise_accuracy(kept.model(), test, 0.0), abs=0.01
-    )
+    assert accuracy(anew.model(), test) == pytest.approx(accuracy(kept.model(), test), abs=0.01)
     table, _ = measure_file(tmp_path / "m.pt", ["nearest"], limit=SEARCHED)
     for name in ("nearest.l2", "nearest.linf"):
         expected = read(located(f"artifact:digits/{way}"))[name].distance[:SEARCHED]

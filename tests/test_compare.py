@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from marginkit.kinds import Kind, Status
 from marginkit.report import overview, sentences, summary
 from marginkit.table.summary import median
 from marginkit.table.table import Column, MarginTable
+from marginkit.table.writing import write
 
 
 def table(distance, *, index=None, name="deepfool", kind=Kind.UPPER, meta=None, estimate=None, **changes):
@@ -55,6 +57,14 @@ def plain(comparison):
 def only_column(comparison):
     (column,) = comparison.columns
     return column
+
+
+def test_tables_and_their_files_are_compared_alike(tmp_path):
+    tables = table([1.0, 2.0, 0.0, 4.0]), table([1.5, 1.0, 0.0, 5.0])
+    for name, one in zip("ab", tables, strict=True):
+        write(one, tmp_path / f"{name}.h5")
+    found = compare(tmp_path / "a.h5", str(tmp_path / "b.h5"), labels=("a", "b"))
+    assert json.dumps(asdict(found)) == json.dumps(asdict(compare(*tables, labels=("a", "b"))))
 
 
 def test_by_hand():

@@ -1,9 +1,16 @@
 """What loads torch, and what must not."""
 
+import ast
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
+
+import marginkit
+from marginkit.losses import LOSSES
+from marginkit.methods import METHODS
 
 WITHOUT_TORCH = """
 import sys
@@ -45,10 +52,78 @@ def test_no_peer_is_imported_by_the_library():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_public_names_are_there():
-    import marginkit
+PUBLIC = [
+    "ARCHITECTURES",
+    "Bracket",
+    "DATASETS",
+    "Estimate",
+    "Kind",
+    "L1",
+    "L2",
+    "LINF",
+    "LOSSES",
+    "METHODS",
+    "MarginTable",
+    "MarginkitError",
+    "NORMS",
+    "Recipe",
+    "Status",
+    "Threat",
+    "TorchAttack",
+    "compare",
+    "large_margin",
+    "load",
+    "load_checkpoint",
+    "load_dataset",
+    "measure",
+    "measure_file",
+    "read_table",
+    "save",
+    "tighten",
+    "train",
+    "write_table",
+]
 
-    for name in marginkit.__all__:
-        assert getattr(marginkit, name) is not None
+
+def test_what_is_promised_is_public():
+    entries = [entry.__name__ for entry in (*METHODS.values(), *LOSSES.values())]
+    assert sorted(marginkit.__all__) == sorted([*PUBLIC, *entries])
+    assert set(marginkit.__all__) <= set(dir(marginkit))
+    for registry in (METHODS, LOSSES):
+        assert all(getattr(marginkit, entry.__name__) is entry for entry in registry.values())
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         marginkit.nothing  # noqa: B018
+
+
+def test_every_public_name_is_imported_in_one_line():
+    """A name that is also a module would be the module, once that is loaded."""
+    code = """
+import marginkit
+for name in marginkit.__all__:
+    space = {}
+    exec(f"from marginkit import {name}", space)
+    assert space[name] is not None
+    assert type(space[name]).__name__ != "module", name
+assert marginkit.read_table is marginkit.load
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_stub_says_what_the_table_says():
+    stub = ast.parse(Path(marginkit.__file__).with_suffix(".pyi").read_text())
+    told = {
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: home.partition(":") for name, home in marginkit.HOMES.items()}
+    assert told == {name: (f"marginkit.{home}", there or name) for name, (home, _, there) in homes.items()}
+    (names,) = (node for node in stub.body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(names.value) == marginkit.__all__
+
+
+def test_the_stub_is_shipped():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    shipped = project["tool"]["setuptools"]["package-data"]["marginkit"]
+    assert {"py.typed", "__init__.pyi"} <= set(shipped)

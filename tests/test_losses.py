@@ -19,6 +19,7 @@ from marginkit.activations import capture
 from marginkit.errors import MarginkitError
 from marginkit.losses import LOSSES
 from marginkit.losses.large_margin import LargeMargin, large_margin
+from marginkit.losses.paper_loss import paper_loss
 from marginkit.norms import L2, NORMS
 
 REFERENCE = Path(__file__).parent / "golden" / "large_margin_tf.npz"
@@ -74,6 +75,27 @@ def test_values_and_gradients_are_the_references(case):
         expected = torch.from_numpy(stored[f"grad/{key}"])
         error = (parameters[name].grad - expected).abs().max()
         assert error <= 1e-3 * expected.abs().max() + 1e-12
+
+
+@pytest.mark.parametrize("worst", [True, False])
+@pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 4.0), (0.3, 1.0), (10.0, 2.0)])
+def test_the_papers_loss_is_the_authors_line_by_line(worst, gamma, alpha):
+    """`margin_loss.py` again, in NumPy: the minimum before the clip, gamma taken off afterwards."""
+    rng = np.random.default_rng(0)
+    difference, norms, w = rng.normal(size=(40, 3)), rng.exponential(size=(40, 3, 2)), np.array([2.0, 0.5])
+    distance = difference[:, :, None] / (norms / w + 1e-6)
+    distance = distance.min(1, keepdims=True) if worst else distance
+    cost = np.maximum(0, gamma - np.maximum(distance, gamma * (1 - alpha))) - gamma
+    found = paper_loss(
+        torch.from_numpy(difference).unsqueeze(2),
+        torch.from_numpy(norms),
+        gamma=gamma,
+        alpha=alpha,
+        aggregate="min" if worst else "sum",
+        weights=torch.from_numpy(w),
+    )
+    assert found.item() == pytest.approx(cost.sum(1).mean(), rel=1e-12)
+    assert len({*cost.flat}) > 3, "not everything is clipped"
 
 
 def paper(**options) -> LargeMargin:
@@ -171,7 +193,8 @@ def test_the_range_of_a_term_is_kept(gamma):
         for y in (0, 1)
     ]  # fmt: skip
     assert [v.item() for v in values] == [gamma, gamma]  # the mean of -gamma and 3 gamma
-    assert large_margin(x[:1] * 1.0, torch.tensor([0]), [x], gamma=gamma).item() == -gamma
+    first = scores[:1].detach().requires_grad_()
+    assert large_margin(first * 1.0, torch.tensor([0]), [first], gamma=gamma).item() == -gamma
 
 
 def test_nothing_cancels_at_a_large_gamma():

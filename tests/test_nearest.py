@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import FrozenInstanceError, asdict, replace
 
 import numpy as np
 import pytest
@@ -160,9 +161,17 @@ def test_a_thousand_classes_cost_no_thousand_backward_passes():
 
 
 def test_options_in_the_file_are_those_that_were_used():
-    assert Nearest("tight").stages == EFFORTS["tight"]["stages"]
-    assert Nearest("tight", rivals=2).rivals == 2
-    assert Nearest("tight") != Nearest("fast")
+    for effort, options in EFFORTS.items():
+        assert asdict(Nearest(effort)) == asdict(options)
+    assert asdict(Nearest("tight", rivals=2)) == {**asdict(EFFORTS["tight"]), "rivals": 2}
+    assert asdict(replace(Nearest("tight"), units=0)) == {**asdict(EFFORTS["tight"]), "units": 0}
+    assert list(asdict(Nearest())) == ["effort", "rivals", "starts", "stages", "units", "precision"]
+    assert Nearest("tight") == Nearest("tight", units=512) != Nearest("fast")
+
+
+def test_options_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        Nearest().rivals = 3
 
 
 @pytest.mark.parametrize("text", ["linf:x", "ball:1", "", "l2:-1"])

@@ -1,11 +1,14 @@
 """Options given as text."""
 
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from marginkit.errors import UsageError
+from marginkit.losses import LOSSES
+from marginkit.methods import METHODS
 from marginkit.options import choose, configure
 
 
@@ -63,3 +66,17 @@ def test_what_does_not_fit_is_refused(text, message):
 def test_unknown_names_list_the_known():
     with pytest.raises(UsageError, match="unknown thing 'c'; choose from a, b"):
         choose({"a": Example, "b": Example}, "thing", "c")
+
+
+@pytest.mark.parametrize("entry", [*METHODS.values(), *LOSSES.values()])
+def test_what_is_configured_is_frozen(entry):
+    made = entry()
+    for field in fields(made):
+        with pytest.raises(FrozenInstanceError):
+            setattr(made, field.name, None)
+    assert replace(made) == made
+
+
+def test_nothing_frozen_is_written_to():
+    for path in (Path(__file__).parent.parent / "marginkit").rglob("*.py"):
+        assert "object.__setattr__" not in path.read_text(), path

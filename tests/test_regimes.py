@@ -17,7 +17,7 @@ from marginkit.data.regimes import AUGMENTATIONS, augmented, limited
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
 from marginkit.models import checkpoint as checkpoints
-from marginkit.training.evaluation import noise_accuracy
+from marginkit.training.evaluation import accuracy
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
@@ -103,7 +103,7 @@ def test_noise_in_the_labels_costs_what_is_learnt_from_them(tmp_path, digits):
     assert wrong.training["history"][-1]["accuracy"] < 0.45  # held-out labels are as wrong
     assert right.training["history"][-1]["accuracy"] > 0.9
     test = load("digits")
-    assert noise_accuracy(wrong.model(), test, 0.0) > 0.6
+    assert accuracy(wrong.model(), test) > 0.6
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -144,12 +144,12 @@ def test_augmenting_what_is_no_image_is_refused():
 
 def test_accuracy_under_noise_falls_and_does_not_depend_on_the_batch(network):
     test, model = load("digits"), deepcopy(network).float()
-    few, many = (noise_accuracy(model, test, 0.3, batch_size=size) for size in (7, 400))
+    few, many = (accuracy(model, test, sigma=0.3, batch_size=size) for size in (7, 400))
     assert few == many
-    assert noise_accuracy(model, test, 0.0) > few + 0.05 > noise_accuracy(model, test, 2.0)
-    assert noise_accuracy(model, test, 0.3, seed=1) != few
+    assert accuracy(model, test) > few + 0.05 > accuracy(model, test, sigma=2.0)
+    assert accuracy(model, test, sigma=0.3, seed=1) != few
     with pytest.raises(MarginkitError, match="sigma is -1"):
-        noise_accuracy(model, test, -1.0)
+        accuracy(model, test, sigma=-1.0)
 
 
 def test_mixed_precision_trains_to_nearly_the_same(tmp_path, digits):

@@ -136,8 +136,9 @@ def test_many_rivals_have_no_pass_to_share():
     x, y = batch()
     hidden = nn.Linear(64, 5).double()
     h = hidden(x.flatten(1))
+    owner = module.Owner(h, list(hidden.parameters()))
     with pytest.raises(MarginkitError, match="of one rival: give 1"):
-        module.large_margin(h, y, [h], top_k=2, owners=[module.Owner(h, list(hidden.parameters()))])
+        module.large_margin(h, y, [h], top_k=2, shortcuts=module.Shortcuts(owners=[owner]))
 
 
 def test_a_second_backward_says_what_to_do():

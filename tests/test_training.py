@@ -13,8 +13,9 @@ from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.losses import LOSSES
 from marginkit.models import checkpoint as checkpoints
-from marginkit.training.loop import accuracy, train
-from marginkit.training.loop import test_accuracy as accuracy_on_test
+from marginkit.training.evaluation import accuracy
+from marginkit.training.evaluation import test_accuracy as accuracy_on_test
+from marginkit.training.loop import train
 from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}

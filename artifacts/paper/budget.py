@@ -18,7 +18,7 @@ import pandas as pd
 from figures import intervals
 from run import SEEDS, Run, fit, mnist
 
-from marginkit.training.loop import accuracy
+from marginkit.training.evaluation import accuracy
 
 HERE = Path(__file__).parent
 LINES, TABLE = HERE / "budget.jsonl", HERE / "budget.md"

@@ -26,12 +26,13 @@ from torch import nn
 from marginkit.data.dataset import Data, Source
 from marginkit.data.regimes import limited
 from marginkit.data.sources import load
+from marginkit.logits import right
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.methods.nearest import Nearest
 from marginkit.models.checkpoint import Checkpoint
 from marginkit.norms import L2, LINF
-from marginkit.training.evaluation import noise_accuracy
-from marginkit.training.loop import accuracy, train
+from marginkit.training.evaluation import accuracy
+from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 from marginkit.types import Threat
 
@@ -154,7 +155,7 @@ def perform(run: Run, root: Path) -> dict[str, Any]:
 def robustness(model: nn.Module, other: nn.Module, test: Data) -> dict[str, Any]:
     """Accuracy under noise and attacks on cross-entropy, and beside them the distances really found."""
     x, y = test.inputs(list(range(len(test)))), torch.from_numpy(test.labels)
-    found: dict[str, Any] = {"input_noise": {sigma: noise_accuracy(model, test, sigma) for sigma in SIGMAS}}
+    found: dict[str, Any] = {"input_noise": {sigma: accuracy(model, test, sigma=sigma) for sigma in SIGMAS}}
     for name, steps, size in (("fgsm", 1, 1.0), ("ifgsm", 10, 0.25)):
         for where, source in (("", model), ("_transfer", other)):
             found[name + where] = {
@@ -178,7 +179,7 @@ def _attacked(
 
 def _right(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     with torch.no_grad():
-        return float((model(x).argmax(1) == y).double().mean())
+        return float(right(model(x), y).double().mean())
 
 
 def choose(pool: ProcessPoolExecutor, root: Path) -> None:

@@ -104,7 +104,7 @@ def train(
     from marginkit.distributed import processes
     from marginkit.files.atomic import require_absent
     from marginkit.options import configure
-    from marginkit.training.loop import test_accuracy
+    from marginkit.training.evaluation import test_accuracy
     from marginkit.training.loop import train as run
     from marginkit.training.recipe import Recipe
 

@@ -2,14 +2,12 @@
 
 from pathlib import Path
 
-from marginkit import Recipe, train
+from marginkit import Recipe, load_dataset, measure_file, train
 from marginkit.comparison.groups import compare_groups
 from marginkit.data.dataset import Source
-from marginkit.data.sources import load
-from marginkit.measurement.measure import measure_file
 from marginkit.report import group_sentences
 
-digits = load("digits", Source(split="train"))
+digits = load_dataset("digits", Source(split="train"))
 groups = {}
 for loss in ("cross-entropy", "large-margin"):
     groups[loss] = {}

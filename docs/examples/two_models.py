@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from marginkit import Recipe, save, train
+from marginkit import Recipe, load_dataset, measure_file, save, train
 from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.data.dataset import Source
-from marginkit.data.sources import load
-from marginkit.measurement.measure import measure_file
 from marginkit.report import html
 
-digits = load("digits", Source(split="train"))
+digits = load_dataset("digits", Source(split="train"))
 for loss in ("cross-entropy", "large-margin"):
     train(digits, Path(f"{loss}.pt"), loss=loss, recipe=Recipe(epochs=5))
     table, _ = measure_file(f"{loss}.pt", ["first_order", "nearest"], ["l2"], limit=100, witnesses=True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from marginkit.artifacts import located
 from marginkit.comparison import columns as of_columns
 from marginkit.comparison import radii as of_radii
 from marginkit.comparison.alignment import Aligned, align
@@ -26,6 +28,7 @@ from marginkit.comparison.samples import ClassRow, Sample, by_class, notable
 from marginkit.comparison.settings import Settings
 from marginkit.kinds import Kind
 from marginkit.table.attacks import Attacked, attacked
+from marginkit.table.reading import read
 from marginkit.table.summary import accuracy
 from marginkit.table.table import MarginTable
 
@@ -73,8 +76,8 @@ class Comparison:
 
 
 def compare(
-    baseline: MarginTable,
-    other: MarginTable,
+    baseline: MarginTable | str | Path,
+    other: MarginTable | str | Path,
     *,
     labels: tuple[str, str] = ("baseline", "other"),
     settings: Settings | None = None,
@@ -82,15 +85,18 @@ def compare(
     """Compares two models' distances on the samples they share.
 
     Args:
-        baseline, other: tables of the same data under the same threat.
+        baseline, other: tables of the same data under the same threat, or their files; `artifact:NAME`
+            names a table that comes with marginkit.
         labels: what to call them.
         settings: radii, cuts, ties, seed.
 
     Raises:
         IncompatibleError: the tables differ in data set, threat, or the options of a shared column, or
             share no sample or no column; the field and both values are named.
+        MarginkitError: a file is no table.
     """
-    return compare_all([align(labels, [baseline, other])], settings)[0]
+    tables = [t if isinstance(t, MarginTable) else read(located(t)) for t in (baseline, other)]
+    return compare_all([align(labels, tables)], settings)[0]
 
 
 def compare_all(pairs: Sequence[Aligned], settings: Settings | None = None) -> list[Comparison]:

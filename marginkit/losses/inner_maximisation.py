@@ -12,7 +12,7 @@ from marginkit.activations import INPUT, capture, evaluating
 from marginkit.norms import Vectors, along
 from marginkit.types import Threat
 
-Objective = Callable[[Tensor], Float[Tensor, "n"]]
+PerSampleLoss = Callable[[Tensor], Float[Tensor, "n"]]
 
 
 def worst_inputs(
@@ -20,7 +20,7 @@ def worst_inputs(
     x: Vectors,
     threat: Threat,
     radius: float,
-    objective: Objective,
+    objective: PerSampleLoss,
     *,
     steps: int,
     step_size: float,

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from marginkit.activations import INPUT, capture, resolve_layers
 from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
-from marginkit.logits import Labels, check_scores, differences, gradients, rivals
+from marginkit.logits import Labels, check_scores, linearised_distance
 from marginkit.losses.cross_entropy import CrossEntropy
-from marginkit.losses.double_backward import require_double_backward, require_eager
+from marginkit.losses.double_backward import require_eager
+from marginkit.losses.linearised import NONE, Shortcuts, linearised
 from marginkit.losses.newton_walk import toward_boundary
-from marginkit.losses.shared_backward import Owner, dense, entrance, owning, with_shared_backward
-from marginkit.norms import NORMS, Vectors, dot
+from marginkit.losses.paper_loss import Aggregate, paper_loss
+from marginkit.losses.shared_backward import Owner, dense, entrance, owning
+from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
 
-Aggregate = Literal["min", "sum", "mean"]
 Gamma = float | Sequence[float] | Literal["auto"]
 
 
@@ -41,18 +42,9 @@ def large_margin(
     differentiate_norm: bool = False,
     epsilon: float = 1e-6,
     moved: Sequence[Tensor] | None = None,
-    owners: Sequence[Owner] = (),
-    together: bool = False,
-    entry: Tensor | None = None,
+    shortcuts: Shortcuts = NONE,
 ) -> Float[Tensor, ""]:
-    """The large-margin loss of given scores and the activations they were computed from.
-
-    With D_i = s_y - s_i for the top_k rivals i and q dual to p, the distance to rival i's boundary at layer
-    l is predicted as d_{l,i} = D_i / (|grad_{h_l} D_i|_q / w_l + epsilon). A distance d costs
-    max(0, gamma - max(d, gamma (1 - alpha))) - gamma, that is -clip(d, gamma (1 - alpha), gamma): computed
-    like that, nothing cancels, whatever gamma. Costs are averaged over the batch and over layers.
-    Reference: Elsayed et al., arXiv 1803.05598, and the authors' `margin_loss.py` (which clips after
-    taking the minimum; equal, as clipping is monotone).
+    """`paper_loss` of given scores, and of the activations they were computed from.
 
     Where the scores were computed at another point than the one whose distance is wanted, `moved` says how
     far each activation is from there: d is then the distance to the boundary's tangent plane at that point,
@@ -75,56 +67,36 @@ def large_margin(
             default it is a constant in backprop.
         epsilon: added to the norm.
         moved: for each activation, its displacement from the point whose distance is wanted; None for 0.
-        owners: of all parameters, where these are to share one backward pass with the norms; top_k is 1 then.
-        together, entry: as in `gradients`.
+        shortcuts: to the gradients, where the model allows some.
 
     Raises:
-        MarginkitError: top_k exceeds the rivals there are, or is not 1 with owners; gamma or layer_weights do
-            not fit the layers.
+        MarginkitError: top_k exceeds the rivals there are; gamma or layer_weights do not fit the layers.
     """
     check_scores(scores, y)
-    classes = scores.shape[1]
-    if top_k is not None and not 1 <= top_k <= classes - 1:
+    others = scores.shape[1] - 1
+    if top_k is not None and not 1 <= top_k <= others:
         raise MarginkitError(
-            f"top_k is {top_k}, but there are {classes - 1} rivals: give 1 to {classes - 1}, or None for all"
+            f"top_k is {top_k}, but there are {others} rivals: give 1 to {others}, or None for all"
         )
-    if owners and top_k != 1:
-        raise MarginkitError(f"top_k is {top_k}, but owners share the backward pass of one rival: give 1")
-    weights = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
-    weights = _per_layer("layer_weights", 1.0 if weights is None else weights, activations)
-
-    difference = differences(scores, y, rivals(scores, y, top_k))
-    dual = NORMS[norm].dual
-    lengths, shifts = [], []
-    points = [*activations, *(owner.output for owner in owners)]
-    for grads in gradients(
-        difference,
-        points,
-        differentiable=differentiate_norm,
-        keep_graph=True,
-        together=together,
-        entry=entry,
-    ):
-        here, at_owners = grads[: len(activations)], grads[len(activations) :]
-        lengths.append(torch.stack([dual.length(g) for g in here], 1))
-        if moved is not None:
-            shifts.append(torch.stack([dot(g, m) for g, m in zip(here, moved, strict=True)], 1))
-    length = torch.stack(lengths, 1)  # [n, k, layers]
-    if differentiate_norm:
-        require_double_backward(length)
-    if owners:
-        difference = with_shared_backward(difference, owners, at_owners)
-    drop = difference[:, :, None]
-    if shifts:
-        drop = drop - torch.stack(shifts, 1)
-    distance = drop / (length / scores.new_tensor(weights) + epsilon)
+    sizes = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
+    weights = scores.new_tensor(_per_layer("layer_weights", 1.0 if sizes is None else sizes, activations))
+    difference, length = linearised(
+        scores, y, activations, NORMS[norm], top_k,
+        moved=moved, differentiate_norm=differentiate_norm, shortcuts=shortcuts,
+    )  # fmt: skip
+    unit: float | Tensor = 1.0
     if gamma == "auto":
-        distance, gamma = distance / typical(distance, reach), 1.0
-    upper = scores.new_tensor(_per_layer("gamma", gamma, activations))
-    cost = -torch.minimum(torch.maximum(distance, upper * (1 - alpha)), upper)
-    if aggregate == "min":
-        return cost.amax(1).mean()
-    return cost.mean() * (cost.shape[1] if aggregate == "sum" else 1)
+        unit, gamma = typical(linearised_distance(difference, length / weights, epsilon), reach), 1.0
+    return paper_loss(
+        difference,
+        length,
+        gamma=scores.new_tensor(_per_layer("gamma", gamma, activations)),
+        alpha=alpha,
+        aggregate=aggregate,
+        weights=weights,
+        epsilon=epsilon,
+        unit=unit,
+    )
 
 
 def typical(distance: Float[Tensor, "n k layers"], reach: float) -> Float[Tensor, "layers"]:
@@ -219,9 +191,11 @@ class LargeMargin:
             differentiate_norm=self.differentiate_norm,
             epsilon=self.epsilon,
             moved=moved,
-            owners=[Owner(at[name], parameters) for name, parameters in own.items()],
-            together=self.top_k != 1 and not self.differentiate_norm and dense(model),
-            entry=at[first] if first else None,
+            shortcuts=Shortcuts(
+                owners=[Owner(at[name], parameters) for name, parameters in own.items()],
+                together=self.top_k != 1 and not self.differentiate_norm and dense(model),
+                entry=at[first] if first else None,
+            ),
         )
         return loss + self.cross_entropy * F.cross_entropy(clean, y) if self.cross_entropy else loss
 

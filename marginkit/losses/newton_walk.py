@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture, evaluating
-from marginkit.logits import Labels, logit_margin
+from marginkit.logits import Labels, linearised_distance, logit_margin
 from marginkit.norms import Vectors, along
 from marginkit.types import Threat
 
@@ -38,7 +38,8 @@ def toward_boundary(
             scores, activations = capture(model, (x + delta).detach(), (INPUT,))
             margin, _ = logit_margin(scores, y)
             (gradient,) = torch.autograd.grad(margin.sum(), activations)
-            distance = margin.detach() / (threat.norm.dual.length(gradient) + 1e-6)
+            length = threat.norm.dual.length(gradient)
+            distance = linearised_distance(margin.detach(), length, epsilon=1e-6)
             if step == 0:
                 right = distance > 0
                 radius = torch.where(right, limit(distance), 0)

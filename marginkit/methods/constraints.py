@@ -24,7 +24,7 @@ from marginkit.methods.search.views import View, at_input, at_layer, in_subspace
 from marginkit.norms import Vectors
 from marginkit.types import Bracket, Estimate, Method, Threat
 
-MOST = 5000  # samples that principal directions are computed from
+PCA_SAMPLES = 5000  # samples that principal directions are computed from
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,15 @@ class Limits:
         """For a table's provenance; two tables are comparable where it is the same."""
         found: dict[str, Any] = {}
         if self.mask is not None:
-            found["mask"] = {"free": int(self.mask.sum()), "sha256": _digest(self.mask.to(torch.uint8))}
+            found["mask"] = {
+                "free": int(self.mask.sum()),
+                "sha256": _tensor_digest(self.mask.to(torch.uint8)),
+            }
         if self.subspace is not None:
-            found["subspace"] = {"directions": len(self.subspace), "sha256": _digest(self.subspace.float())}
+            found["subspace"] = {
+                "directions": len(self.subspace),
+                "sha256": _tensor_digest(self.subspace.float()),
+            }
         if self.levels is not None:
             found["levels"] = self.levels
         return found
@@ -92,9 +98,9 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def principal_subspace(data: Data, count: int) -> Float[Tensor, "k *d"]:
-    """The top principal directions of (the first `MOST` samples of) a data set."""
-    return principal_directions(data.inputs(list(range(min(len(data), MOST)))), count)
+    """The top principal directions of (the first `PCA_SAMPLES` samples of) a data set."""
+    return principal_directions(data.inputs(list(range(min(len(data), PCA_SAMPLES)))), count)
 
 
-def _digest(tensor: Tensor) -> str:
+def _tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.cpu().contiguous().numpy().tobytes()).hexdigest()[:16]

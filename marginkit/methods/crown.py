@@ -13,7 +13,7 @@ from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation, Tightness
 from marginkit.kinds import Kind
-from marginkit.logits import Labels, differences, gradients, rivals
+from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.certify.certificate import ROUNDING, certificate
 from marginkit.methods.certify.largest_radius import largest_proved
 from marginkit.methods.pgd import length_of_box
@@ -89,5 +89,5 @@ def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
         scores = graph(inputs)
         difference = differences(scores, y, rivals(scores, y, 10))
         lengths = [norm.dual.length(g) for (g,) in gradients(difference, [inputs])]
-    distance = (difference.detach() / torch.stack(lengths, 1)).amin(1)
+    distance = linearised_distance(difference.detach(), torch.stack(lengths, 1)).amin(1)
     return torch.where(distance.isfinite() & (distance > 0), distance / 2, 1.0)

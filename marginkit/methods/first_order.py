@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture, evaluating, resolve_layers
 from marginkit.kinds import Kind, Status
-from marginkit.logits import Labels, differences, gradients, rivals
+from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.search.verification import classify
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Estimate, Threat
@@ -43,11 +43,12 @@ class FirstOrder:
             status = classify(scores, y)
             rival = rivals(scores, y, self.top_k)
             difference = differences(scores, y, rival)
-            ratios = []  # one [n, layers] a rival
-            for k, grads in enumerate(gradients(difference, activations)):
-                lengths = [_dual_length(threat, layer, g) for layer, g in zip(layers, grads, strict=True)]
-                ratios.append(_ratio(difference[:, k].detach(), torch.stack(lengths, 1)))
-            distance, which = torch.stack(ratios).double().min(0)
+            lengths = [
+                torch.stack([_dual_length(threat, *pair) for pair in zip(layers, grads, strict=True)], 1)
+                for grads in gradients(difference, activations)
+            ]
+            every = linearised_distance(difference.detach().unsqueeze(2), torch.stack(lengths, 1))
+            distance, which = every.double().min(1)
         learned = torch.where(distance.isinf(), int(Status.EXHAUSTED), int(Status.OK))
         return Estimate(
             distance=torch.where((status == Status.NONFINITE).unsqueeze(1), torch.nan, distance),
@@ -62,9 +63,3 @@ def _dual_length(threat: Threat, layer: str, gradient: Tensor) -> Tensor:
         gradient = gradient * threat.mask.to(gradient.device)
     norm: Norm = threat.norm.dual
     return norm.length(gradient)
-
-
-def _ratio(difference: Tensor, length: Tensor) -> Tensor:
-    """Difference / length with 0 / 0 = 0: a tie is at distance 0 whatever the gradient."""
-    difference = difference.unsqueeze(1)
-    return torch.where(difference == 0, 0, difference / length)

@@ -42,7 +42,7 @@ class FGSM:
 
     def __post_init__(self) -> None:
         """Refuses radii that are none."""
-        _check(self.eps)
+        _require_radii(self.eps)
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
@@ -67,7 +67,7 @@ class BIM:
 
     def __post_init__(self) -> None:
         """Refuses radii that are none."""
-        _check(self.eps)
+        _require_radii(self.eps)
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
@@ -95,7 +95,7 @@ class FixedPGD:
 
     def __post_init__(self) -> None:
         """Refuses radii that are none."""
-        _check(self.eps)
+        _require_radii(self.eps)
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
@@ -104,7 +104,7 @@ class FixedPGD:
         return _at_radii(model, x, y, threat, self.eps, self.objective, sizes, seeds)
 
 
-def _check(eps: tuple[float, ...]) -> None:
+def _require_radii(eps: tuple[float, ...]) -> None:
     if not eps or min(eps) <= 0:
         raise UsageError(f"eps = {list(eps)}: give at least one radius, all of them above 0")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,48 +17,53 @@ from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start, attempts
 from marginkit.methods.search.verification import bracket, is_adversarial, shorten
 from marginkit.norms import NORMS, Vectors, dot
+from marginkit.options import choose
 from marginkit.types import Bracket, Threat
 
+Effort = Literal["fast", "balanced", "tight", "thorough"]
 Stage = tuple[int, int, float]  # steps; then attempts kept a sample; within which factor of its best
 
 NORM_RANKS = {count: [f"{form}:{rank}" for form in NORMS for rank in range(count)] for count in (3, 4)}
 NOISE = [f"noise:{seed}" for seed in range(4)]
-EFFORTS: dict[str, dict[str, object]] = {
-    "fast": {
-        "rivals": 3,
-        "starts": ("linf:0",),
-        "stages": ((10, 1, 1.0),),
-        "units": 0,
-        "precision": 2**-10,
-    },
-    "balanced": {
-        "rivals": 4,
-        "starts": ("linf:0", "own:0", "input:1"),
-        "stages": ((6, 1, 1.0), (15, 1, 1.0)),
-        "units": 0,
-        "precision": 2**-10,
-    },
-    "tight": {
-        "rivals": 9,
-        "starts": (*NORM_RANKS[3], "input:1", "input:0.4", "across:2", *NOISE[:2]),
-        "stages": ((10, 4, 1.3), (20, 2, 1.05), (40, 1, 1.0)),
-        "units": 512,
-        "precision": 2**-14,
-    },
-    "thorough": {
-        "rivals": 9,
-        "starts": (
-            *NORM_RANKS[4], "input:1", "input:0.3", "input:0.1", "across:0.4", "across:1", "across:2", *NOISE
-        ),
-        "stages": ((12, 8, 1.5), (20, 4, 1.15), (40, 2, 1.03), (60, 1, 1.0)),
-        "units": 2048,
-        "precision": 2**-14,
-    },
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Nearest:
+class NearestOptions:
+    """Every option of `Nearest`, which describes them."""
+
+    effort: Effort = "balanced"
+    rivals: int = 4
+    starts: tuple[str, ...] = ("linf:0", "own:0", "input:1")
+    stages: tuple[Stage, ...] = ((6, 1, 1.0), (15, 1, 1.0))
+    units: int = 0
+    precision: float = 2**-10
+
+
+EFFORTS: dict[str, NearestOptions] = {
+    "fast": NearestOptions("fast", rivals=3, starts=("linf:0",), stages=((10, 1, 1.0),)),
+    "balanced": NearestOptions(),
+    "tight": NearestOptions(
+        "tight",
+        rivals=9,
+        starts=(*NORM_RANKS[3], "input:1", "input:0.4", "across:2", *NOISE[:2]),
+        stages=((10, 4, 1.3), (20, 2, 1.05), (40, 1, 1.0)),
+        units=512,
+        precision=2**-14,
+    ),
+    "thorough": NearestOptions(
+        "thorough",
+        rivals=9,
+        starts=(
+            *NORM_RANKS[4], "input:1", "input:0.3", "input:0.1", "across:0.4", "across:1", "across:2", *NOISE
+        ),
+        stages=((12, 8, 1.5), (20, 4, 1.15), (40, 2, 1.03), (60, 1, 1.0)),
+        units=2048,
+        precision=2**-14,
+    ),
+}  # fmt: skip
+
+
+class Nearest(NearestOptions):
     """The nearest adversarial input of many starts, refined side by side inside the box.
 
     A start is the crossing of one rival's boundary, met by DeepFool in the geometry of one norm; or the
@@ -78,20 +83,24 @@ class Nearest:
         precision: of the last bisection, relative to the distance.
     """
 
-    effort: Literal["fast", "balanced", "tight", "thorough"] = "balanced"
-    rivals: int | None = None
-    starts: tuple[str, ...] | None = None
-    stages: tuple[Stage, ...] | None = None
-    units: int | None = None
-    precision: float | None = None
     kind: ClassVar[Kind] = Kind.UPPER
 
-    def __post_init__(self) -> None:
-        """Fills in what the effort says, so that the options in a file are those that were used."""
-        for name, value in EFFORTS[self.effort].items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for start in self.starts or ():
+    def __init__(
+        self,
+        effort: Effort = "balanced",
+        rivals: int | None = None,
+        starts: tuple[str, ...] | None = None,
+        stages: tuple[Stage, ...] | None = None,
+        units: int | None = None,
+        precision: float | None = None,
+    ) -> None:
+        """The effort's options, but for those given: so the options in a file are those that were used."""
+        options: dict[str, Any] = {
+            "rivals": rivals, "starts": starts, "stages": stages, "units": units, "precision": precision
+        }  # fmt: skip
+        given = {name: value for name, value in options.items() if value is not None}
+        super().__init__(**vars(replace(choose(EFFORTS, "effort", effort), **given)))
+        for start in self.starts:
             Start.parse(start.replace("own", "l2"))
         if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in self.stages):
             raise UsageError(
@@ -103,9 +112,9 @@ class Nearest:
         return bracket(model, x, y, threat, self._search)
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
-        starts = [Start.parse(text.replace("own", threat.norm.name)) for text in self.starts or ()]
+        starts = [Start.parse(text.replace("own", threat.norm.name)) for text in self.starts]
         pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
-        for steps, keep, within in self.stages or ():
+        for steps, keep, within in self.stages:
             rows = torch.arange(len(pool), device=x.device)
             parts = torch.split(rows, len(x))  # memory as of one attempt a sample
             pool = Attempts.join([refine(model, x, y, threat, pool[part], steps) for part in parts])
@@ -116,7 +125,7 @@ class Nearest:
         witness = torch.full_like(x, torch.nan)
         witness[pool.owner] = threat.clip(x[pool.owner], x[pool.owner] + pool.shortest)
         witness = _project(model, x, y, threat, witness)
-        witness = shorten(model, x, y, threat, witness, self.precision or 0.0, first=2**-5)
+        witness = shorten(model, x, y, threat, witness, self.precision, first=2**-5)
         return polish(model, x, y, threat, witness, self.units) if self.units else witness
 
 

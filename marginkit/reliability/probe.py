@@ -59,8 +59,8 @@ def doubled(method: Method) -> Method | None:
             return None
         return replace(method, arguments=tuple(sorted({**given, "steps": 2 * given["steps"]}.items())))
     if isinstance(method, Nearest):
-        stages = tuple((2 * steps, keep, within) for steps, keep, within in method.stages or ())
-        return replace(method, stages=stages, starts=(*(method.starts or ()), "noise:8", "noise:9"))
+        stages = tuple((2 * steps, keep, within) for steps, keep, within in method.stages)
+        return replace(method, stages=stages, starts=(*method.starts, "noise:8", "noise:9"))
     steps = getattr(method, "steps", None)
     return replace(method, steps=2 * steps) if isinstance(steps, int) else None  # type: ignore[type-var]
 

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marginkit.methods.fixed_radius import FixedPGD
-from marginkit.methods.search.verification import is_adversarial, shorten
+from marginkit.methods.search.verification import is_adversarial, rounded_to_grid, shorten
 from marginkit.norms import Vectors, column
 from marginkit.reliability.probe import Probe, share, unlimited
 from marginkit.reliability.random_search import RandomSearch
 from marginkit.types import Threat
 
 RADII = (0.5, 1.0, 2.0, 4.0, 8.0)  # times the median distance found
-LONGER = (1.0, 1.05, 1.1, 1.2, 1.35, 1.5)  # displacements tried when rounding to 8 bits
+EIGHT_BIT_STRETCHES = (1.0, 1.05, 1.1, 1.2, 1.35, 1.5)  # displacements tried when rounding to 8 bits
 
 
 def gradient_free_wins(p: Probe) -> dict[str, float]:
@@ -77,14 +77,10 @@ def eight_bit(p: Probe) -> dict[str, float]:
         given = torch.isfinite(answer.upper)
         if threat.levels is not None or not boxed or answer.witness is None or not given.any():
             continue
-        x, y, toward = p.x[given], p.y[given], (answer.witness - p.x)[given]
-        survives = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        for factor in LONGER:
-            for away in (None, toward):
-                survives |= is_adversarial(
-                    p.model, threat.clip(x, grid.on_grid(x + factor * toward, away)), y
-                )
-        answers[name] = share(~survives)
+        rounded = rounded_to_grid(
+            p.model, p.x[given], p.y[given], grid, answer.witness[given], EIGHT_BIT_STRETCHES
+        )
+        answers[name] = share(rounded.flatten(1).isnan().any(1))
     return answers
 
 

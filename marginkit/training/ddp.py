@@ -16,7 +16,7 @@ from marginkit.norms import Vectors
 Shared = Callable[[Loss, Vectors, Labels], Float[Tensor, ""]]
 
 
-class Objective(nn.Module):
+class LossModule(nn.Module):
     """The loss as a module's output, so that DistributedDataParallel sees one forward and one backward pass.
 
     A loss that reads hidden layers, or gradients with `torch.autograd.grad`, does so inside, of the plain
@@ -36,5 +36,5 @@ class Objective(nn.Module):
 
 def shared_objective(model: nn.Module, ranks: Ranks) -> Shared:
     """(loss, x, y) -> the loss of this process's share, whose `backward()` averages gradients over all."""
-    objective = Objective(model)
+    objective = LossModule(model)
     return objective if ranks.world == 1 else DistributedDataParallel(objective)

@@ -1,8 +1,9 @@
-"""Accuracy under Gaussian noise on the inputs."""
+"""Accuracy, also under Gaussian noise on the inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,20 +12,23 @@ from torch import Tensor, nn
 
 from marginkit.activations import evaluating
 from marginkit.data.dataset import Bounds, Data, Source, batches
+from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
+from marginkit.logits import right
+from marginkit.models.checkpoint import Checkpoint
 from marginkit.models.loading import Loading, load_subject
 
 
-def noise_accuracy(
+def accuracy(
     model: nn.Module,
     data: Data,
-    sigma: float,
     *,
+    sigma: float = 0.0,
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     batch_size: int = 256,
 ) -> float:
-    """The share of samples classified as labelled when Gaussian noise is added to the input.
+    """The share of samples classified as labelled, where wanted with Gaussian noise added to the input.
 
     One draw a sample, from a generator of its own seeded by its index: neither the batch size nor the other
     samples matter, and two models meet the same noise. Noisy inputs are put back into the box.
@@ -46,9 +50,10 @@ def noise_accuracy(
     correct = 0
     with evaluating(model), torch.no_grad():
         for index, x, y in batches(data, batch_size):
-            noisy = x + sigma * _noise(index.tolist(), data.shape, seed) if sigma else x
-            scores = model(_clip(noisy, bounds).to(device))
-            correct += int((scores.argmax(1).cpu() == y).sum())
+            noisy = x
+            if sigma:
+                noisy = _clip(x + sigma * _noise(index.tolist(), data.shape, seed), bounds)
+            correct += int(right(model(noisy.to(device)).cpu(), y).sum())
     return correct / len(data)
 
 
@@ -62,15 +67,25 @@ def evaluate_file(
     seed: int = 0,
     batch_size: int = 256,
 ) -> dict[float, float]:
-    """`noise_accuracy` of a model for each sigma, by default on the test split of its own data set.
+    """`accuracy` of a model for each sigma, by default on the test split of its own data set.
 
     Raises:
-        MarginkitError: as `subject.load_subject`.
+        MarginkitError: as `load_subject`.
     """
     subject = load_subject(model, Loading(), dataset, source)
-    how = {"bounds": subject.bounds, "seed": seed, "batch_size": batch_size}
     net = subject.model.to(device)
-    return {sigma: noise_accuracy(net, subject.data, sigma, **how) for sigma in sigmas}  # type: ignore[arg-type]
+    return {
+        sigma: accuracy(
+            net, subject.data, sigma=sigma, bounds=subject.bounds, seed=seed, batch_size=batch_size
+        )
+        for sigma in sigmas
+    }
+
+
+def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
+    """Accuracy on the test split of the data set, or None where it has none of its own."""
+    data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
+    return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
 
 
 def _noise(index: list[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "n *d"]:

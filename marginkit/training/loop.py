@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data, Source, batches, grouped
+from marginkit.data.dataset import Bounds, Data, grouped
 from marginkit.data.regimes import augmented, limited
-from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks
 from marginkit.errors import MarginkitError
 from marginkit.events import Track, silent
 from marginkit.files.atomic import replacing
+from marginkit.logits import right
 from marginkit.losses import LOSSES, Loss, Scheduled
 from marginkit.methods.first_order import FirstOrder
 from marginkit.models import checkpoint as checkpoints
@@ -211,7 +211,7 @@ class _Run:
             for _, x, y in self._batches(held_out, "validating", split=False):
                 x, y = x.to(self.device), y.to(self.device)
                 with torch.no_grad():
-                    correct += int((model(x).argmax(1) == y).sum())
+                    correct += int(right(model(x), y).sum())
                 if sum(map(len, margins)) < 1000:
                     margins.append(FirstOrder(layers=("input",))(model, x, y, Threat(L2)).distance[:, 0])
         return {
@@ -250,22 +250,6 @@ class _Run:
         model.load_state_dict(before.state)
         optimizer.load_state_dict(before.progress["optimizer"])
         return list(before.training["history"])
-
-
-def accuracy(model: nn.Module, data: Data, *, batch_size: int = 256) -> float:
-    """The share of samples the model classifies as labelled."""
-    device = next(model.parameters()).device
-    correct = 0
-    with evaluating(model), torch.no_grad():
-        for _, x, y in batches(data, batch_size):
-            correct += int((model(x.to(device)).argmax(1).cpu() == y).sum())
-    return correct / len(data)
-
-
-def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
-    """Accuracy on the test split of the data set, or None where it has none of its own."""
-    data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
-    return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
 
 
 def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:

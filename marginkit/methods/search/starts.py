@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import INPUT, capture
 from marginkit.errors import UsageError
-from marginkit.logits import Labels, crossed, differences, gap
+from marginkit.logits import Labels, crossed, differences, gap, linearised_distance
 from marginkit.methods.search.linearisation import linearise, nudge
 from marginkit.methods.search.refinement import TINY, Attempts
 from marginkit.methods.search.verification import is_adversarial, shorten
@@ -74,7 +74,7 @@ class Linear:
     def distance(self, threat: Threat) -> Float[Tensor, "n k"]:
         """To each boundary, without the box."""
         dual = threat.norm.dual.length(self.gradient.flatten(0, 1)).view_as(self.drop)
-        return self.drop / dual.clamp(min=TINY)
+        return linearised_distance(self.drop, dual.clamp(min=TINY))
 
 
 def attempts(

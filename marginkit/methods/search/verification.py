@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -16,7 +16,7 @@ from marginkit.norms import Vectors, along, column
 from marginkit.types import Bracket, Threat
 
 LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0, 3.0)
-Search = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
+WitnessSearch = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
 
 
 def classify(scores: Tensor, y: Labels) -> Int[Tensor, "n"]:
@@ -42,7 +42,7 @@ def require_inside(x: Vectors, threat: Threat) -> None:
         )
 
 
-def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Search) -> Bracket:
+def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: WitnessSearch) -> Bracket:
     """Runs a search on the correctly classified samples and verifies every witness it returns.
 
     Args:
@@ -66,7 +66,7 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Sea
         sought = status == Status.OK
         if sought.any():
             found = search(model, x[sought].detach(), y[sought], threat).detach()
-            witness[sought] = _quantised(model, x[sought], y[sought], threat, found)
+            witness[sought] = rounded_to_grid(model, x[sought], y[sought], threat, found)
         return _verified(model, x, y, threat, witness, status)
 
 
@@ -91,10 +91,22 @@ def _verified(
     )
 
 
-def _quantised(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors) -> Vectors:
+def rounded_to_grid(
+    model: nn.Module,
+    x: Vectors,
+    y: Labels,
+    threat: Threat,
+    witness: Vectors,
+    stretches: Sequence[float] = LONGER,
+) -> Vectors:
     """The nearest adversarial point of the grid along each witness's direction; NaN where none is met.
 
     Tries ever longer displacements, rounded to the nearest grid point and rounded away from x.
+
+    Args:
+        model, x, y, threat: as in `bracket`.
+        witness: adversarial inputs, NaN rows where there is none (they stay).
+        stretches: the displacements tried, as shares of the witness's.
     """
     if threat.levels is None:
         return witness
@@ -102,7 +114,7 @@ def _quantised(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness:
     least = torch.full_like(threat.norm.length(x), torch.inf)
     given = (~witness.flatten(1).isnan().any(1)).nonzero().squeeze(1)
     start, labels, toward = x[given], y[given], (witness - x)[given]
-    for share in LONGER:
+    for share in stretches:
         for away in (None, toward):
             point = threat.clip(start, threat.on_grid(start + share * toward, away))
             length = threat.norm.length(point - start)
