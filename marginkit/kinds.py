@@ -2,6 +2,9 @@
 
 from enum import IntEnum, StrEnum
 
+INPUT = "input"  # the layer that is the model's input
+NORM_NAMES = ("l1", "l2", "linf")
+
 
 class Kind(StrEnum):
     """What a distance is: never mix two kinds in one statistic."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,8 @@ def column(
 def exact(lower: Any, upper: Any, norm: str = "l2") -> tuple[Column, Column]:
     """The pair `exact.<norm>.lower`, `exact.<norm>.upper`."""
     return (
-        column(lower, "exact", Kind.EXACT, norm, layer="lower"),
-        column(upper, "exact", Kind.EXACT, norm, layer="upper"),
+        replace(column(lower, "exact", Kind.EXACT, norm), end="lower"),
+        replace(column(upper, "exact", Kind.EXACT, norm), end="upper"),
     )
 
 
@@ -48,9 +49,9 @@ def table(*columns: Column, wrong: Any = None, **changes: Any) -> MarginTable:
         "predicted": np.where(wrong, label + 1, label),
         "logit_margin": np.where(wrong, -1.0, 1.0),
         "columns": columns,
-        "meta": ABOUT,
     }
-    return MarginTable(**(made | changes))
+    meta = changes.pop("meta", ABOUT)
+    return MarginTable(**(made | changes)).with_meta(meta)
 
 
 def model(n: int, seed: int, better: float = 1.0, images: bool = False, of: int = 0) -> MarginTable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,7 +33,7 @@ def path(tmp_path_factory) -> Path:
     bad = "</script><script>window.hacked=1</script>"
     for name, seed, better in ((NASTY, 1, 1.0), ("b.h5", 2, 1.2)):
         made = model(300, seed, better, images=True)
-        write(replace(made, meta={**made.meta, "note": bad}), folder / name)
+        write(made.with_meta({**made.meta, "note": bad}), folder / name)
     study = Study.of_files([folder / NASTY, folder / "b.h5"], Settings())
     html.write(study, folder / "report.html")
     return folder / "report.html"

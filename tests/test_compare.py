@@ -40,8 +40,7 @@ def table(distance, *, index=None, name="deepfool", kind=Kind.UPPER, meta=None, 
         predicted=np.where(distance == 0, label + 1, label),
         logit_margin=np.ones(n),
         columns=tuple(replace(column, **changes) for column in columns),
-        meta={**about, **(meta or {})},
-    )
+    ).with_meta({**about, **(meta or {})})
 
 
 def plain(comparison):

@@ -162,7 +162,7 @@ TABLES = {
     nan_distance: r"deepfool\.l2 has NaN with status OK",
     negative_distance: r"deepfool\.l2 has the distance -1; expected 0 or more",
     unknown_status: r"deepfool\.l2 has the status 99; expected 0 to",
-    impossible_rival: r"deepfool\.l2 has the rival -7",
+    impossible_rival: r"deepfool\.l2: rival has -7; expected -1 or more",
     negative_index: "index has -1; expected 0 or more",
     unknown_norm: "has norm 'l7'; expected one of l1, l2, linf",
     escapes_in_a_layer: r"a column's layer is '\\x1b\]0;owned\\x07'; expected a name",
@@ -174,7 +174,7 @@ TABLES = {
     endless_json: "meta is not JSON",
     long_number: "meta has a number of 1329 bits",
     meta_of_another_form: "meta's dataset is .*; expected an object",
-    box_of_text: "the box's low end is '0'; expected a number or null",
+    box_of_text: "meta's threat.low is '0'; expected a number or a list",
     command_of_text: "meta's command is 'rm'; expected a list",
     version_of_many: "not a readable HDF5 file|has version",
 }
@@ -389,7 +389,7 @@ def test_nothing_from_a_file_steers_the_terminal(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = "\x1b[2J\x07\u202egood"
     meta = {"dataset": {"name": evil, "split": evil}, "checkpoint": {"file": evil}, "command": [evil]}
-    write(replace(table(), meta=meta, columns=(column(note=evil),)), tmp_path / "t.h5")
+    write(replace(table().with_meta(meta), columns=(column(note=evil),)), tmp_path / "t.h5")
     (tmp_path / f"{evil}.h5").write_bytes((tmp_path / "t.h5").read_bytes())
     for arguments in (["show", "t.h5"], ["show", "-v", "t.h5"], ["compare", "t.h5", f"{evil}.h5"]):
         result = CliRunner().invoke(main, arguments)

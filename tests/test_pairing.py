@@ -66,7 +66,7 @@ def test_hashes_without_a_match_name_the_data_set():
     b = replace(table([1.0, 2.0]), hash=np.array([3, 4], np.uint64))
     with pytest.raises(IncompatibleError, match=r"share no sample: .*prepared alike"):
         compare(a, b)
-    other = replace(b, meta={"dataset": {"fingerprint": "g"}, "threat": {"low": 0, "high": 1}})
+    other = b.with_meta({"dataset": {"fingerprint": "g"}, "threat": {"low": 0, "high": 1}})
     with pytest.raises(IncompatibleError, match="fingerprint differ: f against g"):
         compare(a, other)
 

@@ -107,7 +107,7 @@ def test_shards_that_do_not_belong_together_are_named(shards, tmp_path):
     again.write_bytes(parts[1].read_bytes())
     first = read(parts[0])
     gap = tmp_path / "gap.h5"
-    write(replace(first.rows(slice(1, None)), meta=first.meta), gap)
+    write(first.rows(slice(1, None)), gap)
     options = tmp_path / "options.h5"
     column = replace(read(parts[1]).columns[0], options={"steps": 9})
     write(replace(read(parts[1]), columns=(column, *read(parts[1]).columns[1:])), options)

@@ -18,6 +18,7 @@ from torch import nn
 from marginkit.comparison.flags import table_flags
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
+from marginkit.errors import MarginkitError
 from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
 from marginkit.methods.configure import configure_methods
@@ -27,6 +28,7 @@ from marginkit.norms import L1, L2, LINF
 from marginkit.reliability.examine import PROBES, examine
 from marginkit.reliability.probe import doubled
 from marginkit.reliability.random_search import RandomSearch
+from marginkit.table.provenance import Provenance
 from marginkit.table.reading import read
 from marginkit.table.verdicts import CHECKS, KEY, Verdict, verdicts
 from marginkit.table.writing import write
@@ -204,7 +206,7 @@ def test_distances_below_a_grey_level_do_not_survive_8_bits(trained):
     y = Steep()(x).argmax(1).numpy().astype(np.int64)
     data = replace(DIGITS, inputs=lambda rows: x[rows], labels=y, classes=2)
     table = measure(Steep(), data, configure_methods(["nearest"]), ["linf"], checks=32)
-    figures = {v.check: v.figure for v in verdicts(table.meta)}
+    figures = {v.check: v.figure for v in verdicts(table.provenance)}
     assert figures["eight-bit"] > 0.2
     assert verdicts_of(trained("cross-entropy"))[0]["eight-bit"]["figure"] == 0
 
@@ -288,13 +290,29 @@ def test_a_check_that_fails_says_so_and_nothing_is_lost(trained, monkeypatch):
     assert len(table) == 20
 
 
-def test_verdicts_from_a_file_are_not_believed_blindly():
+def test_verdicts_of_checks_that_are_not_known_are_passed_over():
     good = {"check": "randomised", "raised": True, "figure": 0.5}
-    entries = [good, {"check": "made-up", "raised": True}, {"check": []}, 3, {**good, "figure": "\x1b[31m"}]
-    found = list(verdicts({KEY: {"verdicts": entries}}))
+    entries = [good, {"check": "made-up", "raised": True}, {**good, "figure": None, "newer": [1]}]
+    found = list(verdicts(Provenance.of({KEY: {"verdicts": entries}})))
     assert found == [Verdict("randomised", True, 0.5), Verdict("randomised", True, None)]
-    for meta in ({}, {KEY: 3}, {KEY: {"verdicts": 3}}):
-        assert not list(verdicts(meta))
+    assert not list(verdicts(Provenance.of({})))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (3, "reliability is '3'; expected an object"),
+        ({"verdicts": 3}, "reliability.verdicts is '3'; expected a list"),
+        ({"verdicts": [3]}, r"reliability.verdicts\[0\] is '3'; expected an object"),
+        ({"verdicts": [{}]}, r"reliability.verdicts\[0\] is '{}'; expected an object with 'check'"),
+        ({"verdicts": [{"check": []}]}, r"verdicts\[0\].check is '\[\]'; expected text"),
+        ({"verdicts": [{"check": "a", "raised": 1}]}, r"\[0\].raised is '1'; expected true or false"),
+        ({"verdicts": [{"check": "a", "figure": "\x1b[31m"}]}, r"figure is '\\x1b\[31m'; expected a number"),
+    ],
+)
+def test_verdicts_from_a_file_are_not_believed_blindly(given, message):
+    with pytest.raises(MarginkitError, match=message):
+        Provenance.of({KEY: given})
 
 
 @pytest.mark.parametrize("name", METHODS)

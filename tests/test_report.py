@@ -141,7 +141,7 @@ def test_names_from_files_are_escaped(tmp_path):
     path = tmp_path / NASTY.replace("/", "")
     for file in (path, tmp_path / "b.h5"):
         made = model(40, 1, images=True)
-        write(replace(made, meta={**made.meta, "note": "</script><img src=x onerror=alert(1)>"}), file)
+        write(made.with_meta({**made.meta, "note": "</script><img src=x onerror=alert(1)>"}), file)
     found = Study.of_files([path, tmp_path / "b.h5"], Settings())
     page = html.page(found)
     assert "<script>alert" not in page

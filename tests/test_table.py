@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
+from marginkit.table.provenance import Provenance
 from marginkit.table.reading import read
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.writing import write
@@ -46,7 +47,9 @@ def table(n=5, **options) -> MarginTable:
             column(n, "first_order", "input", Kind.ESTIMATE),
             column(n, **options),
         ),
-        meta={"dataset": {"name": "digits", "fingerprint": "f"}, "threat": {"low": 0.0, "high": None}},
+        provenance=Provenance.of(
+            {"dataset": {"name": "digits", "fingerprint": "f"}, "threat": {"low": 0.0, "high": None}}
+        ),
         hash=generator.integers(2**64, size=n, dtype=np.uint64) if options.get("witness") else None,
         input=generator.random((n, 1, 2, 3)).astype(np.float32) if options.get("witness") else None,
     )
@@ -122,7 +125,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path):
     write(table(), path)
     before = path.read_bytes()
     with pytest.raises(TypeError):
-        write(replace(table(), meta={"bad": object()}), path)
+        write(table().with_meta({"bad": object()}), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -53,7 +53,7 @@ def test_certified_exact_and_found_are_in_order_and_all_is_closed(measured, tigh
     assert (upper - lower <= 1e-5 * upper).all()
     right = measured.predicted == measured.label
     assert (tightened["exact.linf.upper"].status == np.where(right, Status.OK, Status.MISCLASSIFIED)).all()
-    assert tightened.meta["tightened"][0]["closed"] == {"linf": (6, 6)}
+    assert tightened.meta["tightened"][0]["closed"] == {"linf": [6, 6]}
     assert 0 < tightened.meta["tightened"][0]["seconds"] < 120
 
 
@@ -122,7 +122,7 @@ def test_other_inputs_are_refused_by_their_hash(measured, model):
     ],
 )
 def test_another_provenance_is_refused_by_name(measured, checkpoint_path, tmp_path, about, named):
-    write(replace(measured, meta={**measured.meta, **about}), tmp_path / "t.h5")
+    write(measured.with_meta({**measured.meta, **about}), tmp_path / "t.h5")
     before = (tmp_path / "t.h5").read_bytes()
     with pytest.raises(IncompatibleError, match=named):
         tighten_file(tmp_path / "t.h5", checkpoint_path, 1.0)

@@ -102,7 +102,7 @@ def test_scores_that_are_not_finite_mark_the_sample_in_every_column(digits, wors
     for column in found.columns:
         assert ((column.status == Status.NONFINITE) == sick).all(), column.name
         vacuous = {Kind.ESTIMATE: np.nan, Kind.UPPER: np.inf, Kind.LOWER: 0, Kind.SMOOTHED: 0}
-        nothing = vacuous.get(column.kind, 0 if column.layer == "lower" else np.inf)
+        nothing = vacuous.get(column.kind, 0 if column.end == "lower" else np.inf)
         np.testing.assert_array_equal(column.distance[sick], nothing)
     assert (found.predicted[sick] == -1).all()
     assert (found.predicted[~sick] >= 0).all()

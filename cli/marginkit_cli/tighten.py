@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,14 +59,14 @@ def tighten(
     source = Source(root=data_root, image_size=image_size)
     with _closed_so_far(quiet) as say:
         found = tighten_file(table, model, seconds, out, source=source, say=say)
-    run = found.meta["tightened"][-1]
-    write_json({"table": str(out or table), **run, **figures(found)}, json_file)
+    run = found.provenance.tightened[-1]
+    write_json({"table": str(out or table), **run.plain(), **figures(found)}, json_file)
     details = [f"{key}: {value}" for key, value in found.meta.items()] if verbose else []
-    lines = [*summary(found), *details, f"{_words(run['closed'])}; wrote {out or table}"]
+    lines = [*summary(found), *details, f"{_words(run.closed)}; wrote {out or table}"]
     show(lines, quiet or str(json_file) == "-")
 
 
-def _words(counts: dict[str, tuple[int, int]]) -> str:
+def _words(counts: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{norm}: {closed} of {n} closed" for norm, (closed, n) in counts.items())
 
 

@@ -14,7 +14,7 @@ from marginkit.comparison.hypothesis_tests import wilcoxon
 from marginkit.kinds import Kind, Status
 from marginkit.table.brackets import SILENT, answered, at_input, has_end, limit, unclosed
 from marginkit.table.summary import mean, median
-from marginkit.table.table import INPUT, Column
+from marginkit.table.table import Column
 
 Pair = tuple[float, float]
 ROUNDING = 1e-9  # of tau: differences that small are none
@@ -143,7 +143,7 @@ def describe(found: Cut, interval: Interval, rope: float) -> ColumnComparison:
         name=a.name,
         kind=a.kind,
         norm=a.norm,
-        layer=a.layer,
+        layer=a.place,
         n=len(delta),
         misclassified=_count(a, b, Status.MISCLASSIFIED),
         exhausted=_count(a, b, Status.EXHAUSTED),

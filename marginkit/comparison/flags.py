@@ -84,7 +84,7 @@ def _statuses(column: Column, what: str) -> Iterator[Flag]:
 
 def _checks(table: MarginTable, label: str) -> Iterator[Flag]:
     """What the checks doubt; those that crashed in the same way, together."""
-    raised = [verdict for verdict in verdicts(table.meta) if verdict.raised]
+    raised = [verdict for verdict in verdicts(table.provenance) if verdict.raised]
     yield from (Flag(v.check, f"{label}: {v.text}") for v in raised if not v.crashed)
     for error in dict.fromkeys(v.note for v in raised if v.crashed):
         names = [v.check for v in raised if v.crashed and v.note == error]

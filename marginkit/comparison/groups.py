@@ -158,7 +158,7 @@ def _column(columns: Sequence[Column], sizes: tuple[int, int], settings: Setting
         name=first.name,
         kind=first.kind,
         norm=first.norm,
-        layer=first.layer,
+        layer=first.place,
         n=len(values),
         tau=tau,
         rope=settings.ropes.get(first.norm, 0.0) if at_input(first) else 0.0,

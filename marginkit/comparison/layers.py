@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from marginkit.comparison.alignment import Aligned
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.table.summary import median
-from marginkit.table.table import INPUT, Column, MarginTable
+from marginkit.table.table import Column, MarginTable
 
 Pair = tuple[float, float]
 RANKED = 100_000  # samples that a rank correlation is computed from, evenly spaced
@@ -73,8 +72,7 @@ def normalised(table: MarginTable, column: Column) -> tuple[np.ndarray, float | 
 
 def variances(table: MarginTable) -> dict[str, float]:
     """Each layer's total activation variance, where the file has it."""
-    stored: Any = table.meta.get("activation_variance") or {}
-    return {layer: float(v) for layer, v in stored.items() if isinstance(v, int | float) and v > 0}
+    return {layer: float(v) for layer, v in table.provenance.activation_variance.items() if v > 0}
 
 
 def signatures(table: MarginTable) -> list[Signature]:

@@ -46,7 +46,7 @@ def paired(tables: Sequence[MarginTable]) -> list[MarginTable]:
 def _require_alike(a: MarginTable, b: MarginTable) -> None:
     if a.hash is None or b.hash is None:
         _require_same_data(a, b)
-    same("the threat", a.meta.get("threat"), b.meta.get("threat"))
+    same("the threat", a.provenance.threat.plain(), b.provenance.threat.plain())
     shared = names([a, b])
     if not shared:
         raise IncompatibleError(f"the tables share no column: {_listed(a)} against {_listed(b)}")
@@ -57,7 +57,7 @@ def _require_alike(a: MarginTable, b: MarginTable) -> None:
 
 def _require_same_data(a: MarginTable, b: MarginTable) -> None:
     for field in ("fingerprint", "split", "name"):
-        values = [table.meta.get("dataset", {}).get(field) for table in (a, b)]
+        values = [getattr(table.provenance.dataset, field) for table in (a, b)]
         same(f"the data set's {field}", *values)
 
 

@@ -18,11 +18,22 @@ FILTERS = {1: "gzip", 2: "shuffle", 3: "fletcher32"}  # HDF5 has them built in; 
 
 @contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """The file to read from; whatever goes wrong with it becomes one sentence."""
-    refuse_damaged_heaps(path)
+    """The file to read from, checked for what libhdf5 would trip over; read from it in `readable`."""
+    with readable(path):
+        refuse_damaged_heaps(path)
+        file = h5py.File(path, "r")
     try:
-        with h5py.File(path, "r") as file:
-            yield file
+        yield file
+    finally:
+        with readable(path):
+            file.close()
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the file within becomes one sentence."""
+    try:
+        yield
     except MarginkitError:
         raise
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, ArithmeticError, MemoryError) as error:

@@ -6,7 +6,7 @@ import gc
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -192,16 +192,7 @@ def _start(request: Request, known: MarginTable, shape: tuple[int, ...]) -> Brac
 
 def _spread(found: list[Column], outside: list[Column], rows: np.ndarray) -> list[Column]:
     """The answers of some rows among the vacuous ones of the others."""
-    columns = []
-    for inner, outer in zip(found, outside, strict=True):
-        arrays = {}
-        for name in ("distance", "status", "rival", "witness"):
-            values, given = getattr(outer, name), getattr(inner, name)
-            if given is not None:
-                values[rows] = given
-                arrays[name] = values
-        columns.append(replace(outer, **arrays, note=inner.note))
-    return columns
+    return [outer.with_rows(rows, inner) for inner, outer in zip(found, outside, strict=True)]
 
 
 def hashes(x: Tensor) -> np.ndarray:
@@ -229,8 +220,9 @@ def _to_columns(
         witness = None
         if restore is not None and answer.witness is not None and place != "lower":
             witness = _array(restore(answer.witness))
-        about = (name, norm, place, kind, request.options)
-        yield Column(*about, distance, status, rival, witness, answer.note)
+        which = request.end(place)
+        about = (name, norm, request.layer if which else place, kind, request.options)
+        yield Column(*about, distance, status, rival, witness, answer.note, which)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

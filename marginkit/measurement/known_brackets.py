@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.methods.exact import Exact
 from marginkit.table.brackets import ends, has_end
 from marginkit.table.table import Column, MarginTable
@@ -88,10 +88,10 @@ class Known:
             moved = (witness.astype(float) - origin).reshape(len(origin), -1)
             farther = np.linalg.norm(moved, self.threat.norm.p, axis=1) > self.upper * (1 + 1e-5)
             witness[farther & (self.upper > 0)] = np.nan
-        about = ("exact", norm)
+        about = ("exact", norm, INPUT, Kind.EXACT, options)
         parts = (status, self.rival.copy())
         note = "".join(self.note)
         return [
-            Column(*about, "lower", Kind.EXACT, options, self.lower.copy(), *parts, None, note),
-            Column(*about, "upper", Kind.EXACT, options, self.upper.copy(), *parts, witness, note),
+            Column(*about, self.lower.copy(), *parts, None, note, end="lower"),
+            Column(*about, self.upper.copy(), *parts, witness, note, end="upper"),
         ]

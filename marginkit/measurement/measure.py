@@ -20,7 +20,7 @@ from marginkit.data.sources import load
 from marginkit.distributed import ALONE, processes
 from marginkit.errors import UsageError
 from marginkit.events import Tell, Track, both, silent, unheard
-from marginkit.kinds import Kind
+from marginkit.kinds import INPUT, Kind
 from marginkit.measurement.activation_variance import activation_variance
 from marginkit.measurement.batch import Work, out_of_memory
 from marginkit.measurement.event_log import Journal
@@ -34,9 +34,10 @@ from marginkit.models.loading import Loading, load_subject
 from marginkit.norms import NORMS
 from marginkit.reliability.examine import examine
 from marginkit.table.attacks import record
-from marginkit.table.provenance import Meta, identity
+from marginkit.table.provenance import Provenance
 from marginkit.table.reading import read
-from marginkit.table.table import INPUT, MarginTable
+from marginkit.table.records import Meta
+from marginkit.table.table import MarginTable
 from marginkit.table.verdicts import KEY
 from marginkit.types import Method, Threat
 from marginkit.versions import versions
@@ -132,9 +133,9 @@ def measure(
         if out is None:
             found = track(fetch(plan.groups.values()), "measuring", len(plan.groups))
             whole = MarginTable.join([work(batch) for batch in found])
-            return replace(whole, meta={**about, **follows(whole)})
+            return whole.with_meta({**about, **follows(whole)})
         depends = {
-            **identity(about),
+            **Provenance.of(about).identity(),
             "samples": plan.count,
             "methods": {name: {"method": type(m).__name__, **asdict(m)} for name, m in methods.items()},  # type: ignore[call-overload]
             "norms": list(norms),

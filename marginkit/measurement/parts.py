@@ -18,9 +18,9 @@ from safetensors.numpy import save_file
 from marginkit.errors import MarginkitError
 from marginkit.files.atomic import cannot_write, replacing
 from marginkit.kinds import Kind
-from marginkit.table.table import ARRAYS, OPTIONAL, PER_SAMPLE, Column, MarginTable
+from marginkit.table.schema import attributes, per_sample_fields, present
+from marginkit.table.table import Column, MarginTable
 
-ABOUT = ("method", "norm", "layer", "kind", "options", "note")
 SUFFIX = ".safetensors"
 
 
@@ -65,11 +65,11 @@ class Parts:
 
     def save(self, number: int, table: MarginTable) -> None:
         """Keeps a batch, whole or not at all."""
-        arrays = {name: getattr(table, name) for name in (*PER_SAMPLE, *OPTIONAL)}
+        arrays = {spec.name: array for spec, array in present(table)}
         for i, column in enumerate(table.columns):
-            arrays |= {f"{i}.{name}": getattr(column, name) for name in ARRAYS}
-        given = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
-        about = [{name: getattr(column, name) for name in ABOUT} for column in table.columns]
+            arrays |= {f"{i}.{spec.name}": array for spec, array in present(column)}
+        given = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        about = [{name: getattr(column, name) for name in attributes(Column)} for column in table.columns]
         with replacing(self._part(number)) as temporary:
             try:
                 save_file(given, temporary, {"columns": json.dumps(about)})
@@ -83,10 +83,11 @@ class Parts:
             with safe_open(path, "numpy") as file:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = json.loads(file.metadata()["columns"])
+            fields = [spec.name for spec in per_sample_fields(Column)]
             columns = [
                 Column(
                     **{**column, "kind": Kind(column["kind"])},
-                    **{name: found.pop(f"{i}.{name}") for name in ARRAYS if f"{i}.{name}" in found},
+                    **{name: found.pop(f"{i}.{name}") for name in fields if f"{i}.{name}" in found},
                 )
                 for i, column in enumerate(about)
             ]

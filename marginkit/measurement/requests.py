@@ -52,6 +52,10 @@ class Request:
         """The columns' names."""
         return [column.name for column in self.blank(0, Status.OK)]
 
+    def end(self, place: str) -> str:
+        """The end that a place is; empty where it is a layer."""
+        return place if self.method.kind is Kind.EXACT else ""
+
     def blank(
         self, n: int, status: Status, note: str = "", shape: tuple[int, ...] | None = None
     ) -> list[Column]:
@@ -62,10 +66,11 @@ class Request:
         kind = self.method.kind
         nothing = 0.0 if kind in (Kind.LOWER, Kind.SMOOTHED) or place == "lower" else np.inf
         keeps = shape is not None and self.searches and place != "lower"
+        end = self.end(place)
         return Column(
             self.name,
             self.threat.norm.name,
-            place,
+            self.layer if end else place,
             kind,
             self.options,
             distance=np.full(n, np.nan if kind is Kind.ESTIMATE else nothing),
@@ -73,6 +78,7 @@ class Request:
             rival=np.full(n, -1),
             witness=np.full((n, *shape), np.nan, np.float32) if keeps and shape is not None else None,
             note=note,
+            end=end,
         )
 
 

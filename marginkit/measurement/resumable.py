@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from marginkit.measurement.batch import Work
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.plan import Plan
 from marginkit.measurement.requests import unfinished
-from marginkit.table.provenance import Meta, added, difference, identity, plain
-from marginkit.table.reading import read
+from marginkit.table.provenance import Provenance, difference, plain
+from marginkit.table.reading import OpenTable, opened_table, read
+from marginkit.table.records import Meta
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.verdicts import combined
 from marginkit.table.writing import write_tables
@@ -71,23 +72,30 @@ class Job:
             if self.ranks.first:
                 self._announce(needed, pending)
             try:
-                for batch in fetch(self.plan.groups[n] for n in self.ranks.share(sorted(pending))):
-                    number = int(batch[0][0]) // self.plan.batch_size
-                    known = read(self.out, self.plan.rows(number)) if adds else None
-                    self._parts.save(number, self.work(batch, pending[number], known))
+                with self._before(adds and bool(pending)) as file:
+                    for batch in fetch(self.plan.groups[n] for n in self.ranks.share(sorted(pending))):
+                        number = int(batch[0][0]) // self.plan.batch_size
+                        known = file.rows(self.plan.rows(number)) if file else None
+                        self._parts.save(number, self.work(batch, pending[number], known))
             finally:
                 if self.ranks.world == 1 and not self._parts.numbers():
                     self._parts.clear()  # a mistake seen in the first batch leaves nothing to go on with
             self.ranks.wait()
             if self.ranks.first and needed:
                 self._assemble(needed, describe)
-            elif self.ranks.first and not set(self.owes) <= set(before := read(self.out, light=True).meta):
+            elif self.ranks.first and not set(self.owes) <= set(
+                (before := read(self.out, light=True).provenance).plain()
+            ):
                 self._put(self._tables(needed, adds=True), before, describe)
             self.ranks.wait()
 
     @property
     def _parts(self) -> Parts:
         return Parts(self.out)
+
+    def _before(self, adds: bool) -> AbstractContextManager[OpenTable | None]:
+        """The finished file that is added to, open for reading; None where there is none."""
+        return opened_table(self.out) if adds else nullcontext()
 
     def _announce(self, needed: Needed, pending: Needed) -> None:
         if not needed:
@@ -137,8 +145,9 @@ class Job:
 
     def _lacking(self) -> Needed:
         """What a finished file does not have yet."""
-        table = read(self.out, light=True)
-        self._refuse_another(table)
+        with opened_table(self.out) as file:
+            table = file.rows(light=True)
+            self._refuse_another(table, file.keeps_inputs)
         columns = {column.name: column for column in table.columns}
         needed = Needed()
         for number in self.plan.groups:
@@ -152,14 +161,13 @@ class Job:
                 needed[number] = wanted
         return needed
 
-    def _refuse_another(self, table: MarginTable) -> None:
+    def _refuse_another(self, table: MarginTable, keeps: bool) -> None:
         """Refuses to add to a file that another model, data set, threat or option gave."""
-        keeps = read(self.out, slice(1)).input is not None
-        before = {"samples": len(table), "witnesses": keeps, **identity(table.meta)}
+        before = {"samples": len(table), "witnesses": keeps, **table.provenance.identity()}
         now = {
             "samples": len(self.plan.positions),
             "witnesses": self.work.witnesses,
-            **{key: value for key, value in identity(self.meta).items() if key in before},
+            **{key: value for key, value in Provenance.of(self.meta).identity().items() if key in before},
         }
         names = {column.name: column for column in table.columns}
         for request in self.work.requests:
@@ -175,20 +183,20 @@ class Job:
         manifest = self._parts.manifest()
         assert manifest is not None
         before = None if manifest["provenance"]["onto"] is None else read(self.out, light=True)
-        meta: Meta = manifest["meta"]
+        provenance = Provenance.of(manifest["meta"], f"{self._parts.folder}: meta")
         if before is not None:
             asked = {name for request in self.work.requests for name in request.names}
-            meta = added(before.meta, meta, sorted(asked - {column.name for column in before.columns}))
-        self._put(self._tables(needed, before is not None), meta, describe)
+            new = sorted(asked - {column.name for column in before.columns})
+            provenance = before.provenance.with_added(provenance, new)
+        self._put(self._tables(needed, before is not None), provenance, describe)
 
     def _put(
-        self, tables: Iterator[MarginTable], meta: Meta, describe: Callable[[MarginTable], Meta]
+        self, tables: Iterator[MarginTable], before: Provenance, describe: Callable[[MarginTable], Meta]
     ) -> None:
         """The file in its place, whole."""
 
-        def about(table: MarginTable) -> Meta:
-            found = {**meta, **describe(table)}
-            return {**found, **combined(meta, found)}
+        def about(table: MarginTable) -> Provenance:
+            return combined(before, before.updated(describe(table)))
 
         path = self._parts.folder / "whole.h5"
         whole = write_tables(tables, len(self.plan.positions), path, about)
@@ -201,10 +209,11 @@ class Job:
 
     def _tables(self, needed: Needed, adds: bool) -> Iterator[MarginTable]:
         again = {name for wanted in needed.values() for i in wanted for name in self.work.requests[i].names}
-        for number in self.plan.groups:
-            part = self._parts.load(number) if number in needed else None
-            before = _forgotten(read(self.out, self.plan.rows(number)), again) if adds else None
-            yield _combined(before, part)
+        with self._before(adds) as file:
+            for number in self.plan.groups:
+                part = self._parts.load(number) if number in needed else None
+                before = _forgotten(file.rows(self.plan.rows(number)), again) if file else None
+                yield _combined(before, part)
 
 
 def _forgotten(table: MarginTable, again: set[str]) -> MarginTable:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from marginkit.data.dataset import Data, Source
+from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.sources import load
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
 from marginkit.files.atomic import sha256
@@ -63,7 +62,7 @@ def tighten(
     """
     if not seconds > 0:
         raise UsageError(f"{seconds} seconds are no time to work in: give more than 0")
-    low, high = (table.meta.get("threat", {}).get(end) for end in ("low", "high"))
+    low, high = _box(table)
     x = _inputs(table, data)
     work = {
         norm: Known.of(table, norm, Threat(NORMS[norm], low, high), data.shape)
@@ -132,8 +131,18 @@ def _with(table: MarginTable, work: dict[str, Known], spent: float) -> MarginTab
         options = asdict(Exact()) if before is None else before.options
         columns |= {column.name: column for column in known.columns(norm, options, table.input)}
     run = {"seconds": round(spent, 3), "closed": _counts(work), "versions": versions()}
-    meta = {**table.meta, "tightened": [*table.meta.get("tightened", []), run]}
-    return replace(table, columns=tuple(columns.values()), meta=meta)
+    runs = [*(before.plain() for before in table.provenance.tightened), run]
+    provenance = table.provenance.updated({"tightened": runs})
+    return replace(table, columns=tuple(columns.values()), provenance=provenance)
+
+
+def _box(table: MarginTable) -> Bounds:
+    low, high = table.provenance.threat.low, table.provenance.threat.high
+    if isinstance(low, list) or isinstance(high, list):
+        raise IncompatibleError(
+            "the table has a box with ends for each feature, which tighten does not know: leave it out"
+        )
+    return low, high
 
 
 def _inputs(table: MarginTable, data: Data) -> Callable[[list[int]], Tensor]:
@@ -177,18 +186,16 @@ def tighten_file(
             a subspace or on a grid.
     """
     table = read(path)
-    _same("checkpoint.sha256", table.meta.get("checkpoint", {}).get("sha256"), sha256(model), model)
-    for limit in ("mask", "subspace", "levels"):
-        if limit in table.meta.get("threat", {}):
-            raise IncompatibleError(
-                f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
-            )
+    _same("checkpoint.sha256", table.provenance.checkpoint.sha256, sha256(model), model)
+    for limit in table.provenance.threat.narrower:
+        raise IncompatibleError(
+            f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
+        )
     checkpoint, _ = load_checkpoint(model, None)
-    about: dict[str, Any] = table.meta.get("dataset", {})
-    source = replace(source or Source(), split=about.get("split", "test"))
-    low, high = (table.meta.get("threat", {}).get(end) for end in ("low", "high"))
-    data = load(str(about.get("name")), source, bounds=(low, high))
-    _same("dataset.fingerprint", about.get("fingerprint"), data.fingerprint, data.name)
+    about = table.provenance.dataset
+    source = replace(source or Source(), split=about.split or "test")
+    data = load(str(about.name), source, bounds=_box(table))
+    _same("dataset.fingerprint", about.fingerprint, data.fingerprint, data.name)
     return tighten(
         table, checkpoint.model(), data, seconds, save=lambda found: write(found, out or path), say=say
     )

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from marginkit.activations import evaluating
 from marginkit.data.dataset import Bounds, Data
 from marginkit.errors import UsageError
-from marginkit.kinds import Kind
+from marginkit.kinds import INPUT, Kind
 from marginkit.methods.constraints import FREE, Limits
 from marginkit.methods.torchattacks import TorchAttack
 from marginkit.norms import NORMS
 from marginkit.reliability import behaviour, gradients, searches
 from marginkit.reliability.probe import Probe, doubled
 from marginkit.table.brackets import LIMIT, ends, limit
-from marginkit.table.table import INPUT, Column, MarginTable
+from marginkit.table.table import Column, MarginTable
 from marginkit.table.verdicts import KEY, Verdict
 from marginkit.types import Bracket, Method, Threat
 

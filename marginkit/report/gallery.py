@@ -99,12 +99,11 @@ def _is_image(inputs: np.ndarray) -> bool:
 
 def _box(table: MarginTable) -> tuple[float, float]:
     """Black and white: the threat's box, else the values there are."""
-    threat = table.meta.get("threat", {})
+    threat = table.provenance.threat
     assert table.input is not None
-    low, high = threat.get("low"), threat.get("high")
     ends = [
         float(end) if isinstance(end, int | float) else float(found(table.input))
-        for end, found in ((low, np.min), (high, np.max))
+        for end, found in ((threat.low, np.min), (threat.high, np.max))
     ]
     return ends[0], max(ends[1], ends[0] + 1e-12)
 

@@ -106,13 +106,12 @@ def doubts(table: MarginTable) -> Iterator[RenderableType]:
 
 
 def _provenance(table: MarginTable) -> Iterator[str]:
-    data, threat = table.meta.get("dataset", {}), table.meta.get("threat", {})
-    checkpoint = table.meta.get("checkpoint", {})
-    yield f"data:    {data.get('name', 'unknown')} {data.get('split', '')}".rstrip()
-    yield f"box:     {threat.get('low')} to {threat.get('high')}"
-    yield f"model:   {checkpoint.get('file', 'unknown')} {str(checkpoint.get('sha256', ''))[:12]}".rstrip()
-    if table.meta.get("command"):
-        yield f"command: {' '.join(map(str, table.meta['command']))}"
+    of = table.provenance
+    yield f"data:    {of.dataset.name or 'unknown'} {of.dataset.split or ''}".rstrip()
+    yield f"box:     {of.threat.low} to {of.threat.high}"
+    yield f"model:   {of.checkpoint.file or 'unknown'} {(of.checkpoint.sha256 or '')[:12]}".rstrip()
+    if of.command:
+        yield f"command: {' '.join(of.command)}"
 
 
 def _shown(rows: Rows) -> Iterator[RenderableType]:

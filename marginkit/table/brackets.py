@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.table.summary import median
-from marginkit.table.table import INPUT, Column, MarginTable
+from marginkit.table.table import ENDS, Column, MarginTable
 
 LIMIT = "eps"  # the option that says how far an attack looks: its radii
 SILENT = (Status.UNSUPPORTED, Status.FAILED, Status.NONFINITE)  # the method has said nothing
@@ -38,14 +38,16 @@ class Ends:
 
 def has_end(column: Column, end: str) -> bool:
     """Whether the column bounds the true distance at the input on that side: `lower` or `upper`."""
+    if column.layer != INPUT:
+        return False
     if column.kind is Kind.EXACT:  # one column an end, or one for both where they meet
-        return column.name.rpartition(".")[2] not in {"lower", "upper"} - {end}
-    return str(column.kind) == end and column.layer == INPUT
+        return column.end in ("", end)
+    return str(column.kind) == end
 
 
 def at_input(column: Column) -> bool:
     """Whether its distances are distances at the input."""
-    return column.kind is Kind.EXACT or column.layer == INPUT
+    return column.layer == INPUT
 
 
 def answered(column: Column) -> bool:
@@ -56,11 +58,11 @@ def answered(column: Column) -> bool:
 
 def unclosed(table: MarginTable, column: Column) -> np.ndarray:
     """On which samples the two ends of an `exact` column do not meet; on none for other kinds: bool [n]."""
-    stem, _, end = column.name.rpartition(".")
-    if column.kind is not Kind.EXACT or end not in ("lower", "upper"):
+    if not column.end:
         return np.zeros(len(table), bool)
-    both = {c.name: c.distance for c in table.columns if c.kind is Kind.EXACT}
-    lower, upper = (both.get(f"{stem}.{name}") for name in ("lower", "upper"))
+    same = (column.method, column.norm)
+    both = {c.end: c.distance for c in table.columns if (c.method, c.norm) == same}
+    lower, upper = (both.get(end) for end in ENDS)
     if lower is None or upper is None:
         return np.ones(len(table), bool)
     return np.asarray(~(lower >= (1 - CLOSED) * upper))

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from marginkit.errors import IncompatibleError
 from marginkit.table.attacks import record
-from marginkit.table.provenance import Meta, difference
-from marginkit.table.reading import read
+from marginkit.table.provenance import OWN, difference
+from marginkit.table.reading import opened_table
+from marginkit.table.records import Meta
 from marginkit.table.table import MarginTable
 from marginkit.table.writing import BLOCK, write_tables
-
-OWN = ("shard", "activation_variance", "robust_accuracy")  # what shards need not have in common
 
 
 def merge(out: Path, paths: Sequence[Path]) -> MarginTable:
@@ -32,18 +32,35 @@ def merge(out: Path, paths: Sequence[Path]) -> MarginTable:
             shards' provenance or columns differ; the field is named.
         MarginkitError: a file can't be read or written.
     """
-    tables = {path: read(path, light=True) for path in paths}
-    ordered = _ordered(tables)
-    first = tables[ordered[0]]
+    found = {path: _opened(path) for path in paths}
+    ordered = _ordered({path: shard.table for path, shard in found.items()})
+    first = found[ordered[0]]
     for path in ordered[1:]:
-        if found := difference(_common(ordered[0], first), _common(path, tables[path])):
-            raise IncompatibleError(f"{ordered[0]} has {found.replace('this run has', f'{path} has')}")
-    index = np.concatenate([tables[path].index for path in ordered])
+        if differs := difference(first.common, found[path].common):
+            raise IncompatibleError(f"{ordered[0]} has {differs.replace('this run has', f'{path} has')}")
+    index = np.concatenate([found[path].table.index for path in ordered])
     if not np.array_equal(index, np.arange(len(index))):
         place = int((index != np.arange(len(index))).argmax())
         raise IncompatibleError(f"the shards have sample {index[place]} where {place} should be")
-    meta = {key: value for key, value in first.meta.items() if key not in ("shard", "robust_accuracy")}
-    return write_tables(_rows(tables, ordered), len(index), out, lambda whole: {**meta, **record(whole)})
+    about = first.table.provenance.without(("shard", "robust_accuracy"))
+    return write_tables(_rows(ordered), len(index), out, lambda whole: about.updated(record(whole)))
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard without its inputs and witnesses, and what all shards of its measurement have in common."""
+
+    table: MarginTable
+    common: Meta
+
+
+def _opened(path: Path) -> _Shard:
+    with opened_table(path) as file:
+        table = file.rows(light=True)
+        columns = {c.name: {"kind": str(c.kind), **c.options} for c in table.columns}
+        kept = table.provenance.without(OWN).plain()
+        names = {"columns": columns, "order of columns": list(columns), "witnesses": file.keeps_inputs}
+    return _Shard(table, kept | names)
 
 
 def _ordered(tables: dict[Path, MarginTable]) -> list[Path]:
@@ -51,10 +68,9 @@ def _ordered(tables: dict[Path, MarginTable]) -> list[Path]:
     found: dict[int, Path] = {}
     counts = set()
     for path, table in tables.items():
-        shard = table.meta.get("shard")
-        if not (isinstance(shard, list) and len(shard) == 2 and all(isinstance(i, int) for i in shard)):
+        if table.provenance.shard is None:
             raise IncompatibleError(f"{path} is no shard: give files that measure --shard I/N wrote")
-        which, count = shard
+        which, count = table.provenance.shard
         counts.add(count)
         if which in found:
             raise IncompatibleError(f"{found[which]} and {path} are both shard {which}/{count}")
@@ -67,15 +83,8 @@ def _ordered(tables: dict[Path, MarginTable]) -> list[Path]:
     return [found[which] for which in sorted(found)]
 
 
-def _common(path: Path, table: MarginTable) -> Meta:
-    """What all shards of one measurement have in common."""
-    columns = {c.name: {"kind": str(c.kind), **c.options} for c in table.columns}
-    kept = {key: value for key, value in table.meta.items() if key not in OWN}
-    keeps = read(path, slice(1)).input is not None
-    return {**kept, "columns": columns, "order of columns": list(columns), "witnesses": keeps}
-
-
-def _rows(tables: dict[Path, MarginTable], ordered: list[Path]) -> Iterator[MarginTable]:
+def _rows(ordered: list[Path]) -> Iterator[MarginTable]:
     for path in ordered:
-        for start in range(0, len(tables[path]), BLOCK):
-            yield read(path, slice(start, start + BLOCK))
+        with opened_table(path) as file:
+            for start in range(0, len(file), BLOCK):
+                yield file.rows(slice(start, start + BLOCK))

@@ -1,14 +1,92 @@
-"""What the numbers of a table depend on, and in what two such records differ. Imports no torch."""
+"""What a table says of where its numbers come from, and in what two such records differ. Imports no torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-Meta = dict[str, Any]
+from pydantic import Field, StrictInt, StrictStr, ValidationError
+
+from marginkit.errors import MarginkitError
+from marginkit.table.records import (
+    Added,
+    Checkpoint,
+    Dataset,
+    Meta,
+    Number,
+    Perturbations,
+    Record,
+    Reliability,
+    Tightened,
+)
+
 KEPT = ("checkpoint", "model", "dataset", "threat", "dtype", "batch_size", "shard")  # by columns added later
 LATER = ("command", "versions", "device", "seed")  # that columns added later may have of their own
+OWN = ("shard", "activation_variance", "robust_accuracy")  # what shards need not have in common
+EXPECTED = {
+    "model_type": "an object", "dict_type": "an object", "list_type": "a list", "string_type": "text",
+    "bool_type": "true or false", "int_type": "a number", "float_type": "a number",
+    "finite_number": "a number", "too_short": "two numbers", "too_long": "two numbers",
+}  # fmt: skip  # in our words, by pydantic's
+
+
+class Provenance(Record):
+    """What was measured, with what, on what (docs/format.md); frozen, and checked when it is made.
+
+    `plain()` gives back what it was made of, so that a file read and written again says the same.
+    """
+
+    command: list[StrictStr] = Field(default_factory=list)
+    versions: dict[str, StrictStr] = Field(default_factory=dict)
+    seed: StrictInt | None = None
+    device: StrictStr | None = None
+    checkpoint: Checkpoint = Checkpoint()
+    model: StrictStr | None = None
+    dataset: Dataset = Dataset()
+    threat: Perturbations = Perturbations()
+    dtype: StrictStr | None = None
+    batch_size: StrictInt | None = None
+    shard: Annotated[list[StrictInt], Field(min_length=2, max_length=2)] | None = None
+    activation_variance: dict[str, Number] = Field(default_factory=dict)
+    added: list[Added] = Field(default_factory=list)
+    reliability: Reliability | None = None
+    tightened: list[Tightened] = Field(default_factory=list)
+    robust_accuracy: list[dict[str, Any]] = Field(default_factory=list)
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any], where: str = "the provenance") -> Provenance:
+        """From plain data.
+
+        Raises:
+            MarginkitError: something has another form; the message names the place, below `where`.
+        """
+        try:
+            return cls.model_validate(dict(meta))
+        except ValidationError as error:
+            raise MarginkitError(_sentence(error, meta, where)) from error
+
+    def updated(self, meta: Mapping[str, Any]) -> Provenance:
+        """With other values for some keys."""
+        return Provenance.of({**self.plain(), **meta})
+
+    def without(self, keys: Iterable[str]) -> Provenance:
+        """Without some keys."""
+        dropped = set(keys)
+        return Provenance.of({key: value for key, value in self.plain().items() if key not in dropped})
+
+    def identity(self) -> Meta:
+        """What every column of a table has in common; of a checkpoint, its bytes."""
+        given = self.plain()
+        found = {key: given[key] for key in KEPT if key in given}
+        return found | ({"checkpoint": self.checkpoint.sha256} if "checkpoint" in found else {})
+
+    def with_added(self, now: Provenance, columns: list[str]) -> Provenance:
+        """The record when a later run has added columns."""
+        if not columns:
+            return self
+        about = {key: value for key, value in now.plain().items() if key in LATER}
+        return self.updated({"added": [*self.plain().get("added", []), {"columns": columns, **about}]})
 
 
 def difference(before: Any, now: Any, at: str = "") -> str | None:
@@ -26,20 +104,30 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def identity(meta: Meta) -> Meta:
-    """What every column of a table has in common; of a checkpoint, its bytes."""
-    found = {key: meta[key] for key in KEPT if key in meta}
-    if "checkpoint" in found:
-        found["checkpoint"] = found["checkpoint"].get("sha256")
-    return found
+def _sentence(error: ValidationError, meta: Any, where: str) -> str:
+    """The first thing wrong: where it stands, what is there, and every form that it might have."""
+    first, *others = error.errors(include_url=False)
+    place, found = _place(first["loc"], meta)
+    alike = [e for e in others if _place(e["loc"], meta)[0] == place]
+    words = dict.fromkeys(_expected(e["type"], e["loc"]) for e in (first, *alike))
+    named = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    return f"{where}'s {named[1:][:80]} is {str(found)[:40]!r}; expected {' or '.join(words)}"
 
 
-def added(before: Meta, now: Meta, columns: list[str]) -> Meta:
-    """A table's record when a later run has added columns to it."""
-    if not columns:
-        return before
-    about = {key: now[key] for key in LATER if key in now}
-    return {**before, "added": [*before.get("added", []), {"columns": columns, **about}]}
+def _expected(kind: str, loc: tuple[int | str, ...]) -> str:
+    return f"an object with {loc[-1]!r}" if kind == "missing" else EXPECTED.get(kind, f"no {kind}")
+
+
+def _place(loc: tuple[int | str, ...], data: Any) -> tuple[tuple[int | str, ...], Any]:
+    """The part of pydantic's path that leads through the data (the rest names members of a union)."""
+    for i, part in enumerate(loc):
+        inside = (
+            part in data if isinstance(data, Mapping) else isinstance(data, list) and isinstance(part, int)
+        )
+        if not inside:
+            return loc[:i], data
+        data = data[part]
+    return loc, data
 
 
 def _short(value: Any) -> str:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from marginkit.errors import MarginkitError
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
+from marginkit.table.provenance import Provenance
+from marginkit.table.schema import Role, combined, per_sample, per_sample_fields, present
 
 if TYPE_CHECKING:
     import pandas
 
+T = TypeVar("T")
+
 FORMAT = "marginkit.margins"
 VERSION = 1
-PER_SAMPLE = {"index": np.int64, "label": np.int32, "predicted": np.int32, "logit_margin": np.float64}
-OPTIONAL = {"hash": np.uint64, "input": np.float32}
-INPUT = "input"
-ARRAYS = ("distance", "status", "rival", "witness")
+ENDS = ("lower", "upper")  # of a bracket
 NOTES = 5  # a method may fail on every batch in other words
 
 
@@ -31,11 +32,12 @@ class Column:
         method, norm, layer: where the numbers come from; the layer is `input` or a module's name.
         kind: what a distance is.
         options: the method's.
-        distance: float64, in the layer's raw units; 0 or inf where nothing was learned (see status).
+        distance: in the layer's raw units; 0 or inf where nothing was learned (see status).
         status: `Status` codes.
         rival: the class across the boundary; -1 where none is known.
-        witness: float32 [n, *d], the adversarial inputs; None where they were not kept.
+        witness: [n, *d], the adversarial inputs; None where they were not kept.
         note: why the method does not apply to the model; else empty.
+        end: which end of a bracket it is, `lower` or `upper`, where a method closes both; else empty.
     """
 
     method: str
@@ -43,17 +45,30 @@ class Column:
     layer: str
     kind: Kind
     options: dict[str, Any]
-    distance: np.ndarray
-    status: np.ndarray
-    rival: np.ndarray
-    witness: np.ndarray | None = None
+    distance: np.ndarray = field(metadata=per_sample(np.float64, "{}"))
+    status: np.ndarray = field(metadata=per_sample(np.uint8, "{}.status", Role.STATUS))
+    rival: np.ndarray = field(metadata=per_sample(np.int32, "{}.rival", least=-1))
+    witness: np.ndarray | None = field(
+        default=None, metadata=per_sample(np.float32, "witness.{}", Role.INPUT)
+    )
     note: str = ""
+    end: str = ""
 
     @property
     def name(self) -> str:
-        """`method.norm`, and the layer for methods that answer at several."""
-        at_layer = self.kind is Kind.ESTIMATE or self.layer != INPUT
-        return f"{self.method}.{self.norm}.{self.layer}" if at_layer else f"{self.method}.{self.norm}"
+        """`method.norm`, and the layer for methods that answer at several, or the end for those of both."""
+        at_layer = self.kind is Kind.ESTIMATE or self.place != INPUT
+        return f"{self.method}.{self.norm}.{self.place}" if at_layer else f"{self.method}.{self.norm}"
+
+    @property
+    def place(self) -> str:
+        """The end, where it is one of two; else the layer."""
+        return self.end or self.layer
+
+    def with_rows(self, rows: np.ndarray, found: Column) -> Column:
+        """This column with another's entries, and its note, at some rows."""
+        whole = replace(self, **combined([self, found], lambda pair: _put(pair[0], pair[1], rows)))
+        return replace(whole, note=found.note)
 
     @staticmethod
     def join(parts: Sequence[Column]) -> Column:
@@ -63,10 +78,8 @@ class Column:
     @staticmethod
     def map(parts: Sequence[Column], combine: Any) -> Column:
         """The first column with its arrays, and the others', combined; notes are joined."""
-        names = [name for name in ARRAYS if getattr(parts[0], name) is not None]
-        arrays = {name: combine([getattr(part, name) for part in parts]) for name in names}
         notes = dict.fromkeys(part.note for part in parts if part.note)
-        return replace(parts[0], **arrays, note="; ".join(list(notes)[:NOTES]))
+        return replace(parts[0], **combined(parts, combine), note="; ".join(list(notes)[:NOTES]))
 
 
 @dataclass(frozen=True)
@@ -78,21 +91,21 @@ class MarginTable:
         label, predicted: classes.
         logit_margin: f_y - max_{j != y} f_j at the clean input.
         columns: the distances.
-        meta: plain data: what was measured, with what, on what.
+        provenance: what was measured, with what, on what.
         complete: whether every sample asked for is here.
-        hash: uint64, of each input's bytes: tells which samples are the same; None in older tables.
-        input: float32 [n, *d], the clean inputs; None where they were not kept.
+        hash: of each input's bytes: tells which samples are the same; None in older tables.
+        input: [n, *d], the clean inputs; None where they were not kept.
     """
 
-    index: np.ndarray
-    label: np.ndarray
-    predicted: np.ndarray
-    logit_margin: np.ndarray
+    index: np.ndarray = field(metadata=per_sample(np.int64, "index", Role.IDENTITY, least=0))
+    label: np.ndarray = field(metadata=per_sample(np.int32, "label", least=0))
+    predicted: np.ndarray = field(metadata=per_sample(np.int32, "predicted", least=-1))
+    logit_margin: np.ndarray = field(metadata=per_sample(np.float64, "logit_margin"))
     columns: tuple[Column, ...]
-    meta: dict[str, Any] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     complete: bool = True
-    hash: np.ndarray | None = None
-    input: np.ndarray | None = None
+    hash: np.ndarray | None = field(default=None, metadata=per_sample(np.uint64, "hash", Role.IDENTITY))
+    input: np.ndarray | None = field(default=None, metadata=per_sample(np.float32, "input", Role.INPUT))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -106,6 +119,15 @@ class MarginTable:
             )
         return found
 
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The provenance as plain data, as it stands in the file."""
+        return self.provenance.plain()
+
+    def with_meta(self, meta: Mapping[str, Any]) -> MarginTable:
+        """The table with this provenance, given as plain data."""
+        return replace(self, provenance=Provenance.of(meta))
+
     def to_pandas(self) -> pandas.DataFrame:
         """A row a sample, labelled by its index in the data set.
 
@@ -116,13 +138,9 @@ class MarginTable:
         """
         import pandas
 
-        found: dict[str, Any] = {name: getattr(self, name) for name in ("label", "predicted", "logit_margin")}
-        names = pandas.Index([status.name for status in Status])
+        found = dict(_numbers(self, ""))
         for column in self.columns:
-            found[column.name] = column.distance
-            codes = np.where(column.status < len(Status), column.status.astype(int), -1)  # -1: no such status
-            found[f"{column.name}.status"] = pandas.Categorical.from_codes(codes, names)
-            found[f"{column.name}.rival"] = column.rival
+            found |= _numbers(column, column.name)
         rows = pandas.DataFrame(found, index=pandas.Index(self.index, name="index"))
         rows.attrs = {"meta": self.meta, "kinds": {c.name: str(c.kind) for c in self.columns}}
         return rows
@@ -133,7 +151,7 @@ class MarginTable:
 
     def light(self) -> MarginTable:
         """The table without inputs and witnesses."""
-        return replace(self, input=None, columns=tuple(replace(c, witness=None) for c in self.columns))
+        return replace(_light(self), columns=tuple(map(_light, self.columns)))
 
     @staticmethod
     def join(tables: Sequence[MarginTable]) -> MarginTable:
@@ -142,15 +160,9 @@ class MarginTable:
 
     @staticmethod
     def _map(tables: Sequence[MarginTable], combine: Any) -> MarginTable:
-        first = tables[0]
-        per_sample = {name: combine([getattr(table, name) for table in tables]) for name in PER_SAMPLE}
-        columns = [
-            Column.map(parts, combine) for parts in zip(*(table.columns for table in tables), strict=True)
-        ]
-        kept = {
-            n: combine([getattr(t, n) for t in tables]) for n in OPTIONAL if getattr(first, n) is not None
-        }
-        return replace(first, **per_sample, **kept, columns=tuple(columns))
+        together = zip(*(table.columns for table in tables), strict=True)
+        columns = tuple(Column.map(parts, combine) for parts in together)
+        return replace(tables[0], **combined(tables, combine), columns=columns)
 
 
 def names(tables: Iterable[MarginTable]) -> list[str]:
@@ -158,3 +170,27 @@ def names(tables: Iterable[MarginTable]) -> list[str]:
     tables = list(tables)
     shared = set.intersection(*({column.name for column in table.columns} for table in tables))
     return [column.name for column in tables[0].columns if column.name in shared]
+
+
+def _light(holder: T) -> T:
+    inputs = [spec.name for spec in per_sample_fields(type(holder)) if spec.role is Role.INPUT]
+    return replace(holder, **dict.fromkeys(inputs))  # type: ignore[type-var]
+
+
+def _put(before: np.ndarray, found: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    whole = before.copy()
+    whole[rows] = found
+    return whole
+
+
+def _numbers(holder: MarginTable | Column, name: str) -> Iterator[tuple[str, Any]]:
+    """What a frame has of a table, or of a column of that name."""
+    import pandas
+
+    for spec, values in present(holder):
+        if spec.role is Role.NUMBER:
+            yield spec.named(name), values
+        elif spec.role is Role.STATUS:
+            codes = np.where(values < len(Status), values.astype(int), -1)  # -1: no such status
+            names = pandas.Index([status.name for status in Status])
+            yield spec.named(name), pandas.Categorical.from_codes(codes, names)

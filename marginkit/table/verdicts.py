@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from marginkit.files.untrusted import printable
+from marginkit.table.provenance import Provenance
+from marginkit.table.records import Judged
 
-KEY = "reliability"  # of a table's meta
+KEY = "reliability"  # of a table's provenance
 LONGEST = 200  # of a note that is shown
 LARGEST = 1e9  # a figure in place of infinity, which JSON does not have
 
@@ -170,32 +171,23 @@ class Verdict:
         return f"{about.doubt} ({about.figure}: {self.figure or 0:.3g}). To do: {about.advice}."
 
 
-def combined(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the checks of two runs on the same file, for each the one that doubts more."""
-    if KEY not in now:
-        return {}
-    old = {verdict.check: asdict(verdict) for verdict in verdicts(before)}
+def combined(before: Provenance, now: Provenance) -> Provenance:
+    """The later record; of the checks of both on the same file, for each the one that doubts more."""
+    if now.reliability is None:
+        return now
+    old = {} if before.reliability is None else {v.check: v for v in before.reliability.verdicts}
 
-    def doubt(entry: Mapping[str, Any]) -> tuple[bool, float]:
-        return entry["raised"], -1.0 if entry["figure"] is None else entry["figure"]
+    def doubt(entry: Judged) -> tuple[bool, float]:
+        return entry.raised, -1.0 if entry.figure is None else entry.figure
 
-    found = [max(entry, old.get(entry["check"], entry), key=doubt) for entry in now[KEY]["verdicts"]]
-    return {KEY: {**now[KEY], "verdicts": found}}
+    found = [max(entry, old.get(entry.check, entry), key=doubt) for entry in now.reliability.verdicts]
+    kept = {**now.reliability.plain(), "verdicts": [entry.plain() for entry in found]}
+    return now.updated({KEY: kept})
 
 
-def verdicts(meta: Mapping[str, Any]) -> Iterator[Verdict]:
-    """What stands in a table's meta; it may be anybody's, and what has another form is passed over."""
-    found = meta.get(KEY)
-    entries = found.get("verdicts") if isinstance(found, dict) else None
-    for entry in entries if isinstance(entries, list) else []:
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(name := entry.get("check"), str)
-            or name not in CHECKS
-        ):
-            continue
-        figure = entry.get("figure")
-        known = float(figure) if isinstance(figure, int | float) and math.isfinite(figure) else None
-        note = entry.get("note")
-        said = printable(note)[:LONGEST] if isinstance(note, str) else ""
-        yield Verdict(name, entry.get("raised") is True, known, note=said)
+def verdicts(provenance: Provenance) -> Iterator[Verdict]:
+    """What a table's provenance says of the checks that there are; of others, newer ones, nothing."""
+    for found in provenance.reliability.verdicts if provenance.reliability else []:
+        if found.check in CHECKS:
+            note = printable(found.note)[:LONGEST]
+            yield Verdict(found.check, found.raised, found.figure, note=note)

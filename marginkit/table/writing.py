@@ -14,7 +14,9 @@ from marginkit.errors import MarginkitError
 from marginkit.files.atomic import replacing
 from marginkit.files.hdf5_sink import Unfailing, unfailing
 from marginkit.kinds import Status
-from marginkit.table.table import FORMAT, OPTIONAL, PER_SAMPLE, VERSION, Column, MarginTable
+from marginkit.table.provenance import Provenance
+from marginkit.table.schema import PerSample, Role, present
+from marginkit.table.table import FORMAT, VERSION, Column, MarginTable
 
 BLOCK = 1024  # rows in a chunk: whole chunks are written, each once
 
@@ -23,7 +25,7 @@ def write_tables(
     tables: Iterable[MarginTable],
     count: int,
     path: Path,
-    describe: Callable[[MarginTable], dict[str, Any]],
+    describe: Callable[[MarginTable], Provenance],
 ) -> MarginTable:
     """Writes tables of the same columns as one, whole or not at all.
 
@@ -34,7 +36,7 @@ def write_tables(
         tables: one after the other; at least one.
         count: their rows.
         path: of the file.
-        describe: its `meta`, from the whole.
+        describe: its provenance, from the whole.
 
     Returns:
         The whole, without inputs and witnesses.
@@ -54,16 +56,14 @@ def _write(
     file: h5py.File,
     tables: Iterable[MarginTable],
     count: int,
-    describe: Callable[[MarginTable], dict[str, Any]],
+    describe: Callable[[MarginTable], Provenance],
     raw: Unfailing,
 ) -> MarginTable:
     light: list[MarginTable] = []
-    start = 0
+    rows, start = _Rows(file, count), 0
     for block in _blocks(tables):
         end = start + len(block)
-        for name, values in _arrays(block) if light else _create(file, block, count):
-            if len(values):
-                file[name][start:end] = values
+        rows.write(block, slice(start, end))
         light.append(block.light())
         start = end
         if raw.error is not None:
@@ -80,7 +80,7 @@ def _write(
             "version": VERSION,
             "Conventions": "CF-1.11",
             "complete": int(whole.complete),
-            "meta": json.dumps(describe(whole), sort_keys=True),
+            "meta": json.dumps(describe(whole).plain(), sort_keys=True),
         }
     )
     return whole
@@ -104,44 +104,58 @@ def _blocks(tables: Iterable[MarginTable]) -> Iterator[MarginTable]:
         yield held[0].join(held)
 
 
-def _arrays(table: MarginTable) -> Iterator[tuple[str, np.ndarray]]:
-    """Every dataset's name and rows, in the order of the file."""
-    for name, dtype in (PER_SAMPLE | OPTIONAL).items():
-        if (values := getattr(table, name)) is not None:
-            yield name, values.astype(dtype, copy=False)
-    for column in table.columns:
-        name = _name(column)
-        yield name, column.distance.astype(np.float64, copy=False)
-        yield f"{name}.status", column.status.astype(np.uint8, copy=False)
-        yield f"{name}.rival", column.rival.astype(np.int32, copy=False)
-        if column.witness is not None:
-            yield f"witness.{name}", column.witness.astype(np.float32, copy=False)
+class _Rows:
+    """A file's datasets, each made when a block first has it."""
 
+    def __init__(self, file: h5py.File, count: int) -> None:
+        """Of so many rows."""
+        self._file, self._count = file, count
+        self._made: dict[str, PerSample] = {}
+        self._scales = {"sample": _scale(file, "sample", count)}
 
-def _create(file: h5py.File, table: MarginTable, count: int) -> list[tuple[str, np.ndarray]]:
-    """Makes the datasets for `count` rows like the table's; returns its own."""
-    scales = {"sample": _scale(file, "sample", count)}
-    arrays = list(_arrays(table))
-    for name, values in arrays:
+    def write(self, block: MarginTable, rows: slice) -> None:
+        """Puts a block in its place; a field that only some blocks have says nothing of the others' rows."""
+        arrays = {name: (spec, values) for spec, name, values in _arrays(block)}
+        new = {name: spec for name, (spec, _) in arrays.items() if name not in self._made}
+        for name, spec in new.items():
+            self._make(name, arrays[name][1])
+            if rows.start:
+                self._file[name][: rows.start] = spec.nothing
+        for column in block.columns if not self._made else ():
+            _describe(self._file, column)
+        self._made |= new
+        for name, spec in self._made.items():
+            if rows.stop > rows.start:
+                self._file[name][rows] = arrays[name][1] if name in arrays else spec.nothing
+
+    def _make(self, name: str, values: np.ndarray) -> None:
         for axis, size in enumerate(values.shape[1:]):
-            if f"axis{axis}" not in scales:
-                scales[f"axis{axis}"] = _scale(file, f"axis{axis}", size)
-        _dataset(file, name, (count, *values.shape[1:]), values.dtype, scales)
-    for column in table.columns:
-        _describe(file, column)
-    return arrays
+            if f"axis{axis}" not in self._scales:
+                self._scales[f"axis{axis}"] = _scale(self._file, f"axis{axis}", size)
+        _dataset(self._file, name, (self._count, *values.shape[1:]), values.dtype, self._scales)
+
+
+def _arrays(table: MarginTable) -> Iterator[tuple[PerSample, str, np.ndarray]]:
+    """Every field, its dataset's name, and its rows, in the order of the file."""
+    for holder, name in ((table, ""), *((column, _name(column)) for column in table.columns)):
+        for spec, values in present(holder):
+            yield spec, spec.named(name), values.astype(spec.dtype, copy=False)
 
 
 def _describe(file: h5py.File, column: Column) -> None:
+    """What holds for the whole column; the file has an end where the layer of others stands."""
     name = _name(column)
-    about = {"kind": str(column.kind), "method": column.method, "norm": column.norm, "layer": column.layer}
+    about = {"kind": str(column.kind), "method": column.method, "norm": column.norm, "layer": column.place}
     file[name].attrs.update(about | {"options": json.dumps(column.options, sort_keys=True)})
-    status = file[f"{name}.status"]
-    status.attrs["flag_values"] = np.array([int(s) for s in Status], np.uint8)
-    status.attrs["flag_meanings"] = " ".join(s.name for s in Status)
+    for spec, _ in present(column):
+        if spec.role is Role.STATUS:
+            status = file[spec.named(name)]
+            status.attrs["flag_values"] = np.array([int(s) for s in Status], np.uint8)
+            status.attrs["flag_meanings"] = " ".join(s.name for s in Status)
 
 
 def _name(column: Column) -> str:
+    """Of its dataset, where others are named after it."""
     return column.name.replace("/", "_")
 
 
@@ -161,4 +175,4 @@ def _dataset(file: h5py.File, name: str, shape: tuple[int, ...], dtype: Any, sca
 
 def write(table: MarginTable, path: str | Path) -> None:
     """Writes the table to `path`, whole or not at all."""
-    write_tables([table], len(table), Path(path), lambda _: table.meta)
+    write_tables([table], len(table), Path(path), lambda _: table.provenance)

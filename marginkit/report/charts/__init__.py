@@ -8,10 +8,9 @@ from marginkit.comparison.alignment import Aligned
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.layers import signatures
 from marginkit.comparison.study import Study
-from marginkit.kinds import Kind
+from marginkit.kinds import INPUT, Kind
 from marginkit.report.charts import curves, layers, samples
 from marginkit.report.charts.spec import Chart
-from marginkit.table.table import INPUT
 
 __all__ = ["Chart", "of_comparison", "of_study"]
 
