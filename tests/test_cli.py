@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from leftovers import full, leftovers
 from marginkit_cli.main import main
 
 from marginkit.data.dataset import Source
@@ -251,15 +252,24 @@ MISTAKES = [
 ]
 
 
-def test_every_mistake_is_one_sentence_and_the_right_code(bad):
-    for arguments, code, message in MISTAKES:
+FULL_DISK = [
+    ("export a.h5 --csv o.csv", 1, "can't write o.csv: No space left on device"),
+    ("show a.h5 --json o.json", 1, "can't write o.json: No space left on device"),
+    ("train --epochs 1 --out o.pt", 1, "can't write .*: No space left on device"),
+]
+
+
+def test_every_mistake_is_one_sentence_and_the_right_code(bad, monkeypatch):
+    for number, (arguments, code, message) in enumerate(MISTAKES + FULL_DISK):
+        if number == len(MISTAKES):
+            monkeypatch.setattr("marginkit.files.atomic.os.fsync", full)
         result = run(*arguments.split(), code=code)
         flat = " ".join(result.stderr.split())
         assert re.search(message, flat), (arguments, flat)
         assert len(result.stderr) < 600, arguments
         assert result.stdout == "", arguments
-    assert not list(bad.glob("*.tmp")), "nothing half-written is left"
-    assert not (bad / "o.pt").exists()
+    assert not leftovers(bad), "nothing half-written is left"
+    assert not list(bad.glob("o.*")), "nothing that failed is there"
 
 
 def test_debug_shows_where_it_went_wrong(here):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import subprocess
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear
+from leftovers import full, leftovers
 from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
@@ -206,10 +206,6 @@ def test_unknown_precisions_are_refused(model, digits):
 # Disks -----------------------------------------------------------------------------------------------
 
 
-def full(*_, **__):
-    raise OSError(errno.ENOSPC, "No space left on device")
-
-
 @pytest.mark.parametrize(
     "target", ["marginkit.measurement.parts.save_file", "marginkit.files.hdf5_sink.os.pwrite"]
 )
@@ -222,6 +218,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(model, digits, tm
         with pytest.raises(MarginkitError, match=r"^can't write .*: No space left on device$"):
             measure(model, digits, {"d": DeepFool()}, ["l2"], out=out, overwrite=True, **settings)
     assert out.read_bytes() == before
+    assert not leftovers(tmp_path)
     assert len(Parts(out).numbers()) == (0 if "parts" in target else 4)
     measure(model, digits, {"d": DeepFool(), "e": DeepFool()}, ["l2"], out=out, overwrite=True, **settings)
 
@@ -248,6 +245,7 @@ def test_files_that_may_not_grow_are_one_sentence(checkpoint_path, tmp_path, siz
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "a.h5").exists()
+    assert not leftovers(tmp_path)
     assert len(Parts(tmp_path / "a.h5").numbers()) == (0 if size == 5_000 else 3)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 

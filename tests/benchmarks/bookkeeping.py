@@ -2,10 +2,13 @@
 
     python tests/benchmarks/bookkeeping.py --data-root data --limits 1000 10000
     python tests/benchmarks/bookkeeping.py --data-root data --limits 1000 50000 --witnesses --cheap
+    python tests/benchmarks/bookkeeping.py --reading 20000
 
 Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
 log, and the putting together of the file (less the layers' variances, measured there). Each limit is
 a process of its own, whose peak memory is told. `--cheap` takes `fgsm`, for the memory of many samples.
+`--reading N` needs no data: it makes up a file of N samples with witnesses and tells what a batch of its rows
+costs, in processor time, when the file is opened for each and when it is opened once.
 """
 
 from __future__ import annotations
@@ -20,16 +23,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
+from marginkit.kinds import Kind
 from marginkit.measurement import measure as measuring
 from marginkit.measurement.event_log import Journal
 from marginkit.measurement.measure import measure
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.resumable import Job
 from marginkit.methods.configure import configure_methods
+from marginkit.table.reading import opened_table, read
+from marginkit.table.table import Column, MarginTable
+from marginkit.table.writing import write
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
@@ -83,13 +91,45 @@ def once(limit: int, options: argparse.Namespace) -> None:
     )
 
 
+def reading(samples: int, batch: int = 128, batches: int = 40) -> None:
+    generator = np.random.default_rng(0)
+    inputs = generator.random((samples, 1, 28, 28), np.float32)
+    distance, label = generator.random(samples) + 0.1, np.zeros(samples, int)
+    about = ("nearest", "l2", "input", Kind.UPPER, {})
+    column = Column(*about, distance, np.zeros(samples, int), label, inputs[::-1])
+    margins = np.ones(samples)
+    table = MarginTable(np.arange(samples), label, label, margins, (column,), input=inputs)
+    groups = [slice(i * batch, (i + 1) * batch) for i in range(batches)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.h5"
+        write(table, path)
+        start = time.process_time()
+        for rows in groups:
+            read(path, rows)
+        each = time.process_time() - start
+        start = time.process_time()
+        with opened_table(path) as file:
+            opened = time.process_time() - start
+            for rows in groups:
+                file.rows(rows)
+        once = time.process_time() - start - opened
+        print(
+            f"{path.stat().st_size / 2**20:.0f} MiB, a batch of {batch}: {1000 * each / batches:.1f} ms when"
+            f" opened for each; {1000 * once / batches:.1f} ms, and {1000 * opened:.1f} ms once, when opened once"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-root", type=Path, default=Path("data"))
     parser.add_argument("--limits", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--witnesses", action="store_true")
     parser.add_argument("--cheap", action="store_true")
+    parser.add_argument("--reading", type=int)
     options = parser.parse_args()
+    if options.reading:
+        reading(options.reading)
+        return
     if len(options.limits) == 1:
         once(options.limits[0], options)
         return
