@@ -242,6 +242,19 @@ def test_new_methods_and_norms_join_a_finished_file(run, stopping, tmp_path, mon
     assert "lipschitz.l2" in found.meta["added"][0]["columns"]
 
 
+def test_a_finished_file_is_not_scanned_for_every_batch(run, monkeypatch):
+    """As often with five batches as with one."""
+    counts = []
+    for name, size in (("a.h5", 10), ("b.h5", 45)):
+        run(name, {"deepfool": METHODS["deepfool"]}, batch_size=size)
+        scanned: list[Path] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("marginkit.files.hdf5.refuse_damaged_heaps", scanned.append)
+            run(name, METHODS, resume=True, batch_size=size)
+        counts.append(len(scanned))
+    assert counts[0] == counts[1] > 0
+
+
 def test_with_nothing_new_nothing_is_touched(run, tmp_path):
     heard = []
     run()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from marginkit.errors import MarginkitError
 from marginkit.kinds import Kind, Status
 from marginkit.table.provenance import Provenance
-from marginkit.table.reading import read
+from marginkit.table.reading import opened_table, read
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.writing import write
 
@@ -144,6 +144,38 @@ def test_who_reads_the_old_table_goes_on_reading_it(tmp_path):
 def test_folders_that_can_not_be_written_are_named(tmp_path):
     with pytest.raises(MarginkitError, match=r"can't write .*No such file"):
         write(table(), tmp_path / "absent" / "t.h5")
+
+
+def test_an_open_table_serves_rows_of_a_file_that_is_replaced_meanwhile(tmp_path):
+    path = tmp_path / "t.h5"
+    before = table(3000, witness=True)
+    write(before, path)
+    with opened_table(path) as found:
+        assert (len(found), found.keeps_inputs, found.provenance) == (3000, True, before.provenance)
+        assert_same(found.rows(slice(5, 7)), before.rows(slice(5, 7)))
+        write(table(5), path)
+        assert_same(found.rows(slice(1000, 2100)), before.rows(slice(1000, 2100)))
+        assert_same(found.rows(light=True), before.light())
+        with opened_table(path) as new:
+            assert (len(new), new.keeps_inputs) == (5, False)
+    assert_same(read(path), table(5))
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError, KeyError])
+def test_what_goes_wrong_while_a_table_is_open_is_not_taken_for_its_fault(tmp_path, error):
+    write(table(), tmp_path / "t.h5")
+    with pytest.raises(error, match="mine"), opened_table(tmp_path / "t.h5"):
+        raise error("mine")
+
+
+def test_numbers_are_checked_where_they_are_read(tmp_path):
+    write(table(7), tmp_path / "t.h5")
+    with h5py.File(tmp_path / "t.h5", "a") as file:
+        file["deepfool.l2"][5] = -1
+    with opened_table(tmp_path / "t.h5") as found:
+        assert len(found.rows(slice(0, 5))) == 5
+        with pytest.raises(MarginkitError, match=r"t\.h5: deepfool\.l2 has the distance -1"):
+            found.rows(slice(4, 7))
 
 
 # Hostile and broken files: each is a good one with one thing changed.

@@ -113,9 +113,10 @@ def reading(samples: int, batch: int = 128, batches: int = 40) -> None:
             for rows in groups:
                 file.rows(rows)
         once = time.process_time() - start - opened
+        size, each, once = path.stat().st_size / 2**20, 1000 * each / batches, 1000 * once / batches
         print(
-            f"{path.stat().st_size / 2**20:.0f} MiB, a batch of {batch}: {1000 * each / batches:.1f} ms when"
-            f" opened for each; {1000 * once / batches:.1f} ms, and {1000 * opened:.1f} ms once, when opened once"
+            f"{size:.0f} MiB, a batch of {batch}: {each:.1f} ms when opened for each; when opened once"
+            f" {once:.1f} ms, and {1000 * opened:.1f} ms to open"
         )
 
 
