@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.errors import MarginkitError, UsageError
-
-INPUT = "input"
+from marginkit.kinds import INPUT
 
 
 @contextmanager

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from marginkit.kinds import NORM_NAMES
+
 Vectors = Float[Tensor, "n *d"]
 Box = Float[Tensor, "n *d"] | None
 
@@ -202,8 +204,8 @@ def _fill(
         full = fuller
 
 
-L1 = Norm("l1", 1.0, _length(1.0), _l1_steepest, _l1_project, _l1_reach)
-L2 = Norm("l2", 2.0, _length(2.0), _l2_steepest, _l2_project, _l2_reach)
-LINF = Norm("linf", torch.inf, _length(torch.inf), torch.sign, _linf_project, _linf_reach)
+L1 = Norm(NORM_NAMES[0], 1.0, _length(1.0), _l1_steepest, _l1_project, _l1_reach)
+L2 = Norm(NORM_NAMES[1], 2.0, _length(2.0), _l2_steepest, _l2_project, _l2_reach)
+LINF = Norm(NORM_NAMES[2], torch.inf, _length(torch.inf), torch.sign, _linf_project, _linf_reach)
 
 NORMS = {norm.name: norm for norm in (L1, L2, LINF)}

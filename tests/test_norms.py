@@ -5,6 +5,7 @@ import torch
 from closed_form import SOLVE
 from torch.testing import assert_close
 
+from marginkit.kinds import NORM_NAMES
 from marginkit.norms import NORMS, along, dot
 
 N, FEATURES = 40, 7
@@ -141,3 +142,8 @@ def test_samples_do_not_interact(norm):
         row = slice(i, i + 1)
         assert_close(norm.reach(a[row], c[row], low[row], high[row]), whole[0][row])
         assert_close(norm.project(a[row], c[row], low[row], high[row]), whole[1][row])
+
+
+def test_tables_and_searches_know_the_same_norms():
+    assert tuple(NORMS) == NORM_NAMES
+    assert {name: found.p for name, found in NORMS.items()} == {"l1": 1.0, "l2": 2.0, "linf": torch.inf}

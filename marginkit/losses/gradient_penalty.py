@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels
 from marginkit.losses.double_backward import require_double_backward, require_eager
 from marginkit.norms import NORMS, Vectors

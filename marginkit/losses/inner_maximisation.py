@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture, evaluating
+from marginkit.activations import capture, evaluating
+from marginkit.kinds import INPUT
 from marginkit.norms import Vectors, along
 from marginkit.types import Threat
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture, resolve_layers
+from marginkit.activations import capture, resolve_layers
 from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, check_scores, linearised_distance
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.double_backward import require_eager

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from marginkit.activations import INPUT, resolve_layers
-from marginkit.kinds import Kind, Status
+from marginkit.activations import resolve_layers
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.table.table import Column
 from marginkit.types import Method, Threat
 

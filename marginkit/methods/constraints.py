@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT
 from marginkit.data.dataset import Data
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.npy import read_npy
 from marginkit.files.untrusted import printable
-from marginkit.kinds import Kind
+from marginkit.kinds import INPUT, Kind
 from marginkit.methods.first_order import FirstOrder
 from marginkit.methods.search.views import View, at_input, at_layer, in_subspace, principal_directions
 from marginkit.norms import Vectors

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture, evaluating, resolve_layers
-from marginkit.kinds import Kind, Status
+from marginkit.activations import capture, evaluating, resolve_layers
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.search.verification import classify
 from marginkit.norms import Norm, Vectors

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture, evaluating
+from marginkit.activations import capture, evaluating
 from marginkit.errors import UsageError
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.logits import Labels
 from marginkit.methods.search.descent import Objective, descend, likelihood, margin, steepest
 from marginkit.methods.search.verification import bracket

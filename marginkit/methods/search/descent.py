@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, logit_margin
 from marginkit.norms import L1, LINF, Norm, Vectors, along
 from marginkit.types import Threat

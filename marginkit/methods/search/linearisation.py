@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, differences, gap, gradients, rivals
 from marginkit.norms import Vectors, dot
 from marginkit.types import Threat

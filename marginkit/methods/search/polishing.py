@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, differences, gap, rivals
 from marginkit.methods.search.polytope import Region
 from marginkit.methods.search.verification import is_adversarial

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, gap, logit_margin
 from marginkit.methods.search.descent import dense
 from marginkit.norms import L2, LINF, Norm, Vectors, along, column, dot

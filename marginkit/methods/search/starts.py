@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture
+from marginkit.activations import capture
 from marginkit.errors import UsageError
+from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, differences, gap, linearised_distance
 from marginkit.methods.search.linearisation import linearise, nudge
 from marginkit.methods.search.refinement import TINY, Attempts

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import INPUT, capture, evaluating
+from marginkit.activations import capture, evaluating
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.kinds import INPUT
 from marginkit.norms import L2, Vectors
 from marginkit.types import Threat
 
