@@ -22,7 +22,7 @@ from marginkit.table.export import write_csv
 from marginkit.table.merge import merge
 from marginkit.table.reading import read
 from marginkit.table.table import MarginTable
-from marginkit.table.writing import BLOCK, write
+from marginkit.table.writing import BLOCK, write, write_tables
 
 GOLDEN = Path(__file__).parent / "golden" / "margins-1.h5"
 
@@ -76,10 +76,12 @@ def joined_with_what_lacks_it(folder: Path) -> None:
 
 def written_where_only_some_rows_have_it(folder: Path) -> None:
     tables = [made(BLOCK, steps=False), made(BLOCK, BLOCK), made(5, 2 * BLOCK, steps=False)]
-    write(MarginTable.join(tables), folder / "a.h5")
+    write_tables(tables, 2 * BLOCK + 5, folder / "a.h5", lambda whole: whole.provenance)
+    write(MarginTable.join(tables), folder / "b.h5")
     steps = read(folder / "a.h5")["deepfool.l2"].steps
     assert (steps < 0).sum() == BLOCK + 5
     assert steps[BLOCK : 2 * BLOCK].tolist() == (np.arange(BLOCK, 2 * BLOCK) * 7).tolist()
+    assert read(folder / "b.h5")["deepfool.l2"].steps.tolist() == steps.tolist()
 
 
 def put_among_others(folder: Path) -> None:
