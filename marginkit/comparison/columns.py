@@ -11,7 +11,7 @@ from marginkit.comparison.alignment import Aligned
 from marginkit.comparison.bootstrap import Interval
 from marginkit.comparison.hodges_lehmann import hodges_lehmann
 from marginkit.comparison.hypothesis_tests import wilcoxon
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import INPUT, Kind, Status
 from marginkit.table.brackets import SILENT, answered, at_input, has_end, limit, unclosed
 from marginkit.table.summary import mean, median
 from marginkit.table.table import Column
