@@ -35,6 +35,7 @@ def checkpoint_path(tmp_path_factory):
         path,
         architecture="mlp",
         architecture_options={"hidden": (24, 16)},
+        loss="cross-entropy",
         recipe=Recipe(epochs=20, learning_rate=5e-3),
     )
     return path

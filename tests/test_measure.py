@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear
+from quickly import measure, measure_file
 from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure, measure_file
 from marginkit.methods import METHODS
 from marginkit.methods.configure import configure_methods
 from marginkit.models.checkpoint import load as load_checkpoint

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import measure
 from torch import nn
 
 from marginkit.errors import MarginkitError
+from marginkit.events import NothingNew
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.batch import Work
-from marginkit.measurement.measure import measure
+from marginkit.measurement.batch import BatchRunner
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.plan import Plan
 from marginkit.methods.configure import configure_methods
@@ -52,13 +53,13 @@ def stopping(monkeypatch):
 
         def call(work, *arguments):
             if len(done) == after:
-                monkeypatch.setattr(Work, "__call__", plain)
+                monkeypatch.setattr(BatchRunner, "__call__", plain)
                 raise error
             done.append(1)
             return plain(work, *arguments)
 
-        plain = Work.__call__
-        monkeypatch.setattr(Work, "__call__", call)
+        plain = BatchRunner.__call__
+        monkeypatch.setattr(BatchRunner, "__call__", call)
 
     return stopping
 
@@ -94,9 +95,9 @@ def test_only_unfinished_batches_are_measured_again(run, stopping, monkeypatch):
     with pytest.raises(Stopped):
         run()
     asked = []
-    plain = Work.__call__
+    plain = BatchRunner.__call__
     monkeypatch.setattr(
-        Work, "__call__", lambda w, b, *rest: (asked.append(int(b[0][0])), plain(w, b, *rest))[1]
+        BatchRunner, "__call__", lambda w, b, *rest: (asked.append(int(b[0][0])), plain(w, b, *rest))[1]
     )
     run(resume=True)
     assert asked == [30, 40]
@@ -109,8 +110,8 @@ def test_a_stop_while_the_file_is_put_together_loses_nothing(run, tmp_path, monk
         raise Stopped
 
     for target in (
-        "marginkit.measurement.resumable.write_tables",
-        "marginkit.measurement.resumable.os.replace",
+        "marginkit.measurement.assembly.write_tables",
+        "marginkit.measurement.assembly.os.replace",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, stopped)
@@ -246,9 +247,9 @@ def test_with_nothing_new_nothing_is_touched(run, tmp_path):
     heard = []
     run()
     before = (tmp_path / "a.h5").stat()
-    run(resume=True, tell=lambda event, **_: heard.append(event))
+    run(resume=True, on_event=heard.append)
     after = (tmp_path / "a.h5").stat()
-    assert heard == ["nothing new"]
+    assert heard == [NothingNew(str(tmp_path / "a.h5"))]
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
@@ -300,12 +301,11 @@ def test_shards_are_whole_batches_that_cover_every_sample_once(count, shards):
 
 
 def test_columns_of_no_rows_have_the_names_that_answers_have(model):
-    from marginkit.measurement.requests import requests
-    from marginkit.norms import L2
-    from marginkit.types import Threat
+    from marginkit.measurement.requests import build_requests
+    from marginkit.methods.asked import Asked
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])
-    asked = requests(model, methods, [Threat(L2)], ("input", "hidden1"), subspace=False)
+    asked = build_requests(model, Asked(methods, ("l2",), search_at=("input", "hidden1")))
     assert [name for request in asked for name in request.names] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",
         "exact.l2.lower", "exact.l2.upper", "crown.l2", "nearest.l2", "nearest.l2.hidden1",

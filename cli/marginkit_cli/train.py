@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from marginkit import defaults
+
 from .options import (
     PATH,
     Bounds,
@@ -16,7 +18,6 @@ from .options import (
     run_options,
     write_json,
 )
-from .options import device as find_device
 from .output import bars, show, speaks
 
 
@@ -24,7 +25,9 @@ from .output import bars, show, speaks
 @click.option(
     "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
 )
-@click.option("--arch", default="cnn", show_default=True, help="linear, mlp, cnn, elsayed or resnet18.")
+@click.option(
+    "--arch", default=defaults.ARCHITECTURE, show_default=True, help="linear, mlp, cnn, elsayed or resnet18."
+)
 @click.option(
     "--arch-option",
     multiple=True,
@@ -34,7 +37,7 @@ from .output import bars, show, speaks
 )
 @click.option(
     "--loss",
-    default="large-margin",
+    default=defaults.LOSS,
     show_default=True,
     help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
     "lipschitz-margin.",
@@ -46,7 +49,13 @@ from .output import bars, show, speaks
     metavar="NAME=VALUE",
     help="Of the loss: gamma=2, layers=input, ...",
 )
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True, help="Passes over the data.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    default=defaults.EPOCHS,
+    show_default=True,
+    help="Passes over the data.",
+)
 @click.option("--optimizer", default="adam", show_default=True, help="adam, sgd or rmsprop.")
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At the start.")
 @click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
@@ -101,7 +110,7 @@ def train(
     """
     from marginkit.data.dataset import Source
     from marginkit.data.sources import load
-    from marginkit.distributed import processes
+    from marginkit.distributed import find_device, processes
     from marginkit.files.atomic import require_absent
     from marginkit.options import configure
     from marginkit.training.evaluation import test_accuracy
@@ -109,11 +118,12 @@ def train(
     from marginkit.training.recipe import Recipe
 
     require_absent(out, overwrite or resume)
-    box = bounds or (0.0, 1.0)
+    box = bounds or defaults.BOUNDS
     source = Source(split="train", root=data_root, download=download, image_size=image_size)
     found = load(dataset, source, bounds=box)
     place = find_device(device)
-    with processes("nccl" if place.startswith("cuda") else "gloo") as ranks:
+    backend = "nccl" if place.startswith("cuda") else "gloo"
+    with processes(backend) as ranks, bars(quiet) as on_event:
         checkpoint = run(
             found,
             out,
@@ -126,7 +136,7 @@ def train(
             device=place,
             workers=workers,
             resume=resume,
-            track=bars(quiet),
+            on_event=on_event,
             ranks=ranks,
         )
     if not speaks():

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from marginkit import defaults
 from marginkit.data.regimes import Augmentation
 from marginkit.errors import MarginkitError
 
@@ -55,8 +56,8 @@ class Recipe:
         seed: of everything random.
     """
 
-    epochs: int = 10
-    batch_size: int = 128
+    epochs: int = defaults.EPOCHS
+    batch_size: int = defaults.BATCH_SIZE
     optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
     learning_rate: float = 1e-3
     momentum: float = 0.9
@@ -69,7 +70,7 @@ class Recipe:
     augment: tuple[Augmentation, ...] = ()
     amp: bool = False
     validation: float = 0.1
-    seed: int = 0
+    seed: int = defaults.SEED
 
     def __post_init__(self) -> None:
         """Refuses what can't be meant."""
