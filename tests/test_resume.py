@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from marginkit.methods.configure import configure_methods
 from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.first_order import FirstOrder
 from marginkit.table.reading import read
+from marginkit.table.table import Column, MarginTable
 
 METHODS = {"first_order": FirstOrder(), "deepfool": DeepFool(steps=5)}
 
@@ -64,16 +65,30 @@ def stopping(monkeypatch):
     return stopping
 
 
-def test_a_file_is_what_measuring_in_memory_gives(run, model, digits, tmp_path):
-    found = run("a.h5", witnesses=True)
-    whole = measure(model, digits, METHODS, ["l2"], limit=45, batch_size=10, witnesses=True)
-    written = read(tmp_path / "a.h5")
-    assert written.meta == whole.meta == found.meta
-    assert [c.name for c in written.columns] == [c.name for c in whole.columns]
-    for a, b in zip(written.columns, whole.columns, strict=True):
-        np.testing.assert_array_equal(a.distance, b.distance)
-    np.testing.assert_array_equal(written["deepfool.l2"].witness, whole["deepfool.l2"].witness)
+@pytest.mark.parametrize("dtype", [None, "float64"])
+@pytest.mark.parametrize("light", [False, True])
+def test_a_file_changes_nothing_of_the_table(run, model, digits, tmp_path, light, dtype):
+    """Columns, numbers, their types, options, witnesses, checks and provenance, to the last bit."""
+    methods = {**METHODS, **configure_methods(["bim", "exact"], {"bim": {"eps": (0.1, 0.2), "steps": 3}})}
+    methods["exact"] = replace(methods["exact"], time_limit=0.0)
+    settings = {"witnesses": True, "checks": 3, "dtype": dtype, "light": light}
+    whole = measure(model, digits, methods, ["l2"], limit=45, batch_size=10, **settings)
+    found = run("a.h5", methods, **settings)
+    written = read(tmp_path / "a.h5", light=light)
+    assert {"reliability", "robust_accuracy", "activation_variance"} < whole.meta.keys()
+    for table in (found, written):
+        assert contents(table) == contents(whole)
+    assert (whole.input is None) == light
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "a.log.jsonl"]
+
+
+def contents(value):
+    """A table as plain values, with the bytes and types of its arrays."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, MarginTable | Column):
+        return {field.name: contents(getattr(value, field.name)) for field in fields(value)}
+    return tuple(map(contents, value)) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("after", [0, 2, 4])
