@@ -56,20 +56,41 @@ from .output import bars, show, speaks
     show_default=True,
     help="Passes over the data.",
 )
-@click.option("--optimizer", default="adam", show_default=True, help="adam, sgd or rmsprop.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At the start.")
-@click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="For sgd and rmsprop.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
+@click.option("--optimizer", default=defaults.OPTIMIZER, show_default=True, help="adam, sgd or rmsprop.")
 @click.option(
-    "--clip", default="1.0", show_default=True, help="Cut the gradient's length here; none for never."
+    "--learning-rate", type=float, default=defaults.LEARNING_RATE, show_default=True, help="At the start."
 )
 @click.option(
-    "--noise", type=float, default=0.0, show_default=True, help="Gaussian noise on inputs, for smoothing."
+    "--schedule", default=defaults.SCHEDULE, show_default=True, help="constant, cosine, linear or step."
 )
-@click.option("--fraction", type=float, default=1.0, show_default=True, help="Train on a stratified part.")
 @click.option(
-    "--label-noise", type=float, default=0.0, show_default=True, help="Flip this share of the labels."
+    "--momentum", type=float, default=defaults.MOMENTUM, show_default=True, help="For sgd and rmsprop."
+)
+@click.option(
+    "--weight-decay", type=float, default=defaults.WEIGHT_DECAY, show_default=True, help="L2 penalty."
+)
+@click.option(
+    "--clip",
+    default=str(defaults.CLIP),
+    show_default=True,
+    help="Cut the gradient's length here; none for never.",
+)
+@click.option(
+    "--noise",
+    type=float,
+    default=defaults.NOISE,
+    show_default=True,
+    help="Gaussian noise on inputs, for smoothing.",
+)
+@click.option(
+    "--fraction", type=float, default=defaults.FRACTION, show_default=True, help="Train on a stratified part."
+)
+@click.option(
+    "--label-noise",
+    type=float,
+    default=defaults.LABEL_NOISE,
+    show_default=True,
+    help="Flip this share of the labels.",
 )
 @click.option(
     "--augment",
@@ -78,7 +99,13 @@ from .output import bars, show, speaks
     help="Of images: shift, flip, crop.",
 )
 @click.option("--amp", is_flag=True, help="Forward passes in bfloat16: faster on recent GPUs.")
-@click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
+@click.option(
+    "--validation",
+    type=float,
+    default=defaults.VALIDATION,
+    show_default=True,
+    help="Share held out to choose by.",
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @data_options
