@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
 torch.set_num_threads(1)  # pytest-xdist already uses every core
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers on every machine, in subprocesses too
 
 
 @pytest.fixture(autouse=True)
