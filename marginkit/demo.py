@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from marginkit import defaults
 from marginkit.comparison.study import Study
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
-from marginkit.events import Track, silent
+from marginkit.events import OnEvent, unheard
 from marginkit.files.atomic import require_absent
 from marginkit.measurement.measure import measure_file
 from marginkit.report import html
@@ -17,17 +18,18 @@ from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
 LOSSES = ("cross-entropy", "large-margin")
-METHODS = ("first_order", "nearest")
 
 
-def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Track = silent) -> Study:
+def demonstrate(
+    out: Path, *, seed: int = defaults.SEED, overwrite: bool = False, on_event: OnEvent = unheard
+) -> Study:
     """Trains a cross-entropy and a large-margin model, measures both, compares them, and writes a report.
 
     Args:
         out: a folder, made where missing, for the checkpoints, tables and report.html.
         seed: of everything random.
         overwrite: write over an earlier demonstration.
-        track: shows progress.
+        on_event: hears of the progress.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -38,10 +40,11 @@ def demonstrate(out: Path, *, seed: int = 0, overwrite: bool = False, track: Tra
     for loss in LOSSES:
         model, table = out / f"{loss}.pt", out / f"{loss}.h5"
         require_absent(table, overwrite)
-        train(digits, model, loss=loss, recipe=Recipe(epochs=40, seed=seed), track=track)
+        train(digits, model, loss=loss, recipe=Recipe(seed=seed), device="cpu", on_event=on_event)
         found, _ = measure_file(
-            model, METHODS, seed=seed, witnesses=True, command=["marginkit", "demo"], track=track
-        )
+            model, seed=seed, device="cpu", witnesses=True, checks=0, command=["marginkit", "demo"],
+            on_event=on_event,
+        )  # fmt: skip
         write(found, table)
         tables.append(found)
     study = Study.of_tables(dict(zip(LOSSES, tables, strict=True)))

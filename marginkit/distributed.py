@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
-from marginkit.errors import MarginkitError
+from marginkit.errors import MarginkitError, UsageError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=7)  # the slowest batch may take long; a process that dies is noticed at once
@@ -83,6 +83,21 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def find_device(name: torch.device | str) -> str:
+    """The device of that name; `auto` is the GPU where there is one.
+
+    Raises:
+        UsageError: PyTorch has no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"no device {str(name)!r} here: {str(error).splitlines()[0]}") from error
+    return str(name)
 
 
 def gathered(rows: Tensor) -> Tensor:

@@ -1,35 +1,120 @@
-"""How long loops report their progress, without knowing who looks on."""
+"""What long jobs tell whoever listens: one function hears typed events. Imports no torch."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 T = TypeVar("T")
-Tell = Callable[..., None]  # hears of events: tell("batch", samples=128, seconds={...})
 
 
-@runtime_checkable
-class Track(Protocol):
-    """Passes items on unchanged while showing how far along they are."""
+@dataclass(frozen=True)
+class Begun:
+    """A measurement begins.
 
-    def __call__(self, items: Iterable[T], description: str, total: int) -> Iterator[T]:
-        """The items."""
-        ...
+    Attributes:
+        samples: how many are to be measured, by the methods' names.
+        batches: how many are to be done.
+        kept: batches that an earlier run has done.
+        host: the machine's name.
+        versions: of what the numbers depend on.
+        command: the command line; empty where there was none.
+    """
+
+    samples: Mapping[str, int]
+    batches: int
+    kept: int
+    host: str
+    versions: Mapping[str, str]
+    command: Sequence[str] = ()
 
 
-def silent(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    """Shows nothing."""
-    yield from items
+@dataclass(frozen=True)
+class BatchDone:
+    """Every method has answered for a batch: its first sample, its size, and each method's seconds."""
+
+    first: int
+    samples: int
+    seconds: Mapping[str, float]
 
 
-def unheard(event: str, **about: Any) -> None:
-    """Tells nobody."""
+@dataclass(frozen=True)
+class OutOfMemory:
+    """So many samples did not fit, and are done in halves; `column` says what was computed."""
+
+    column: str
+    samples: int
 
 
-def both(first: Tell, second: Tell) -> Tell:
-    """Tells two listeners."""
+@dataclass(frozen=True)
+class Failed:
+    """A method raised an error on a batch."""
 
-    def tell(event: str, **about: Any) -> None:
-        first(event, **about)
-        second(event, **about)
+    column: str
+    norm: str
+    error: str
 
-    return tell
+
+@dataclass(frozen=True)
+class NothingNew:
+    """The file has every column that is asked for."""
+
+    file: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The table is whole."""
+
+    samples: int
+    columns: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """So many of all steps of a task are done."""
+
+    task: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """Some brackets are narrower: by norm, how many are closed, and how many there are."""
+
+    closed: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch of training is over, with these figures."""
+
+    metrics: Mapping[str, float | int]
+
+
+Event = Begun | BatchDone | OutOfMemory | Failed | NothingNew | Finished | Progress | Narrowed | EpochDone
+OnEvent = Callable[[Event], None]
+
+
+def unheard(event: Event) -> None:
+    """Nobody listens."""
+
+
+def both(first: OnEvent, second: OnEvent) -> OnEvent:
+    """Two listeners as one."""
+
+    def on_event(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return on_event
+
+
+def tracked(items: Iterable[T], task: str, total: int, on_event: OnEvent) -> Iterator[T]:
+    """The items, unchanged, with a `Progress` before the first one and after each."""
+    on_event(Progress(task, 0, total))
+    for done, item in enumerate(items, 1):
+        yield item
+        on_event(Progress(task, done, total))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
 torch.set_num_threads(1)  # pytest-xdist already uses every core
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers on every machine, in subprocesses too
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,7 @@ def checkpoint_path(tmp_path_factory):
         path,
         architecture="mlp",
         architecture_options={"hidden": (24, 16)},
+        loss="cross-entropy",
         recipe=Recipe(epochs=20, learning_rate=5e-3),
     )
     return path

@@ -11,11 +11,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 from marginkit_cli.main import main
+from quickly import measure_file
 
 from marginkit.artifacts import available, located
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
-from marginkit.measurement.measure import measure_file
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.table.reading import read
 from marginkit.table.writing import write

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quickly import measure_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +18,6 @@ from marginkit.activations import capture
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.losses import LOSSES
-from marginkit.measurement.measure import measure_file
 from marginkit.methods.configure import configure_methods
 from marginkit.norms import L2
 from marginkit.table.writing import write

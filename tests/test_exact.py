@@ -10,6 +10,7 @@ import pytest
 import torch
 from clock import Clock
 from closed_form import BOXED, LINEAR
+from quickly import measure
 from test_nearest import exact as enumerated
 from torch import nn
 
@@ -19,7 +20,6 @@ from marginkit.bounds.relu.half_space import Caps
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure
 from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
 from marginkit.methods.nearest import Nearest

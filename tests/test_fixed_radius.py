@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from closed_form import Function, between, linear
+from quickly import measure
 from torch.testing import assert_close
 
 from marginkit.comparison.compare import compare
@@ -12,7 +13,6 @@ from marginkit.comparison.summary import figures
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
-from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
 from marginkit.methods.fixed_radius import BIM, FGSM, FixedPGD
 from marginkit.norms import L2, LINF

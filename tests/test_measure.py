@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear
+from quickly import measure, measure_file
 from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure, measure_file
+from marginkit.measurement.activation_variance import activation_variance
 from marginkit.methods import METHODS
 from marginkit.methods.configure import configure_methods
 from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.digest import model_digest
 from marginkit.models.loading import Loading
 from marginkit.norms import NORMS
 from marginkit.table.reading import read
@@ -101,6 +103,55 @@ def test_the_seed_reaches_the_methods_that_draw():
     assert configure_methods(["pgd"], {"pgd": {"seed": "2"}}, {"seed": 9})["pgd"] == METHODS["pgd"](seed=2)
 
 
+def test_methods_may_be_named(model, digits):
+    options = {"deepfool": {"steps": "7"}, "first_order": {"layers": "input,hidden2"}}
+    names = ["first_order", "deepfool", "again=pgd"]
+    named = measure(model, digits, names, ["l2"], options=options, seed=3, limit=4)
+    made = measure(model, digits, configure_methods(names, options, {"seed": 3}), ["l2"], limit=4)
+    assert [c.name for c in named.columns] == [c.name for c in made.columns]
+    assert [c.options for c in named.columns] == [c.options for c in made.columns]
+    assert named["again.l2"].options["seed"] == 3
+    hidden = measure(model, digits, ["first_order"], ["l2"], layers=("hidden",), limit=4)
+    assert [c.layer for c in hidden.columns] == ["hidden1", "hidden2"]
+    with pytest.raises(UsageError, match="options are for methods given by name"):
+        measure(model, digits, {"deepfool": METHODS["deepfool"]()}, options=options, limit=4)
+
+
+def test_nothing_but_a_model_and_data_is_needed(model, digits):
+    table = measure(model, digits, limit=3)
+    kinds = {(column.method, column.norm, column.kind) for column in table.columns}
+    estimated = {("first_order", norm, Kind.ESTIMATE) for norm in ("l2", "linf")}
+    assert kinds == estimated | {("nearest", norm, Kind.UPPER) for norm in ("l2", "linf")}
+
+
+def test_the_digest_tells_weights_apart_and_nothing_else():
+    def digest(*values, order=("a", "b")):
+        module = nn.Module()
+        for name in order:
+            value = values[("a", "b").index(name)]
+            module.register_buffer(name, value)
+        return model_digest(module)
+
+    a, b = torch.arange(6.0), torch.tensor([True, False])
+    same = digest(a, b)
+    assert len(same) == 64
+    assert same == digest(a.clone(), b, order=("b", "a"))
+    others = [(a + 1e-6, b), (a.double(), b), (a.view(2, 3), b), (a, ~b), (a.bfloat16(), b)]
+    assert len({same, *(digest(*other) for other in others)}) == 6
+
+
+def test_a_model_is_the_same_by_whichever_way_it_was_given(model, digits, tmp_path, monkeypatch):
+    """A factory's and a module's digest agree."""
+    (tmp_path / "made.py").write_text("def build(classes=10):\n    return MODEL\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import made  # type: ignore[import-not-found]
+
+    made.MODEL = model
+    found, _ = measure_file("made:build", ["first_order"], ["l2"], dataset="digits", limit=2)
+    plain = measure(model, digits, ["first_order"], ["l2"], limit=2)
+    assert found.meta["checkpoint"]["sha256"] == plain.meta["model"]
+
+
 def test_a_model_of_one_class_data_can_be_measured(model, digits):
     ones = np.flatnonzero(digits.labels == 1)[:4]
     only = replace(digits, labels=digits.labels[ones], inputs=lambda p: digits.inputs(ones[p].tolist()))
@@ -179,6 +230,26 @@ def test_activation_variances_are_numpys(digits):
         hidden = model[1](x)
     expected = {"input": float(x.numpy().var(0).sum()), "1": float(hidden.numpy().var(0).sum())}
     assert table.meta["activation_variance"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_variances_of_what_does_not_fit_into_memory_are_the_same(digits):
+    torch.manual_seed(1)
+    x, heard = digits.inputs(list(range(20))), []
+
+    class Narrow(nn.Linear):
+        def forward(self, rows):
+            if len(rows) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(rows)
+
+    model = nn.Sequential(nn.Flatten(), Narrow(64, 12))
+    found = activation_variance(model, [x[:8], x[8:]], ["1"], heard.append)
+    with torch.no_grad():
+        hidden = nn.functional.linear(x.flatten(1), model[1].weight, model[1].bias)
+    assert found["1"] == pytest.approx(float(hidden.double().numpy().var(0).sum()), rel=1e-5)
+    assert [(event.column, event.samples) for event in heard] == [
+        ("activation variance", n) for n in (8, 4, 4, 12, 6, 6)
+    ]
 
 
 def test_inputs_are_kept_with_witnesses_only(digits):

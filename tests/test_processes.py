@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from marginkit_cli.measure import _lasting
+from quickly import measure
 
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
-from marginkit.measurement.measure import measure
 from marginkit.measurement.plan import shard
 from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.fixed_radius import BIM

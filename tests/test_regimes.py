@@ -21,7 +21,7 @@ from marginkit.training.evaluation import accuracy
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
-SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}
+SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}, "loss": "cross-entropy"}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_the_checkpoint_keeps_the_flips_and_the_tables_do_not(tmp_path, digits):
 def test_noise_in_the_labels_costs_what_is_learnt_from_them(tmp_path, digits):
     """Training is really on the wrong labels: on the right ones the same run is better."""
     right, wrong = (
-        train(digits, tmp_path / "m.pt", loss="cross-entropy", recipe=recipe, **SMALL)
+        train(digits, tmp_path / "m.pt", recipe=recipe, **SMALL)
         for recipe in (Recipe(epochs=10, learning_rate=0.01, label_noise=share) for share in (0.0, 0.6))
     )
     assert wrong.training["history"][-1]["accuracy"] < 0.45  # held-out labels are as wrong

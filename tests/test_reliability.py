@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from marginkit_cli.main import main
 from masked import MASKED, Noisy
+from quickly import measure
 from torch import nn
 
 from marginkit.comparison.flags import table_flags
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
-from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
+from marginkit.methods.asked import Asked
 from marginkit.methods.configure import configure_methods
 from marginkit.methods.torchattacks import TorchAttack
 from marginkit.models.checkpoint import load as load_checkpoint
@@ -232,12 +233,11 @@ def test_checks_change_no_number_and_leave_no_trace(trained):
 
 def test_verdicts_are_the_same_every_time(trained):
     model = Noisy(trained("cross-entropy"))
-    table = measure(
-        trained("cross-entropy"), DIGITS, chosen := configure_methods(["nearest"]), ["l2"], limit=20
-    )
-    first, second = (examine(table, model, DIGITS, chosen) for _ in range(2))
+    asked = Asked(configure_methods(["nearest"]), ("l2",))
+    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, limit=20)
+    first, second = (examine(table, model, DIGITS, asked) for _ in range(2))
     assert first == second
-    assert first != examine(table, model, DIGITS, chosen, seed=1)
+    assert first != examine(table, model, DIGITS, asked, seed=1)
 
 
 def test_every_check_has_words_and_a_function():
@@ -260,10 +260,9 @@ def test_samples_are_spread_over_the_table(trained):
             seen.append(x)
             return self.network(x)
 
-    table = measure(
-        trained("cross-entropy"), DIGITS, chosen := configure_methods(["deepfool"]), ["l2"], limit=300
-    )
-    examine(table, Listening(trained("cross-entropy")), DIGITS, chosen, samples=4)
+    asked = Asked(configure_methods(["deepfool"]), ("l2",))
+    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, limit=300)
+    examine(table, Listening(trained("cross-entropy")), DIGITS, asked, samples=4)
     right = np.flatnonzero(table.predicted == table.label)
     rows = right[np.linspace(0, len(right) - 1, 4).round().astype(int)]
     expected = DIGITS.inputs(table.index[rows].tolist())

@@ -7,23 +7,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from quickly import measure
 from torch import nn
 
 from marginkit.errors import MarginkitError
+from marginkit.events import NothingNew
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.batch import Work
-from marginkit.measurement.measure import measure
+from marginkit.measurement.batch import BatchRunner
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.plan import Plan
 from marginkit.methods.configure import configure_methods
 from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.first_order import FirstOrder
 from marginkit.table.reading import read
+from marginkit.table.table import Column, MarginTable
 
 METHODS = {"first_order": FirstOrder(), "deepfool": DeepFool(steps=5)}
 
@@ -52,27 +54,41 @@ def stopping(monkeypatch):
 
         def call(work, *arguments):
             if len(done) == after:
-                monkeypatch.setattr(Work, "__call__", plain)
+                monkeypatch.setattr(BatchRunner, "__call__", plain)
                 raise error
             done.append(1)
             return plain(work, *arguments)
 
-        plain = Work.__call__
-        monkeypatch.setattr(Work, "__call__", call)
+        plain = BatchRunner.__call__
+        monkeypatch.setattr(BatchRunner, "__call__", call)
 
     return stopping
 
 
-def test_a_file_is_what_measuring_in_memory_gives(run, model, digits, tmp_path):
-    found = run("a.h5", witnesses=True)
-    whole = measure(model, digits, METHODS, ["l2"], limit=45, batch_size=10, witnesses=True)
-    written = read(tmp_path / "a.h5")
-    assert written.meta == whole.meta == found.meta
-    assert [c.name for c in written.columns] == [c.name for c in whole.columns]
-    for a, b in zip(written.columns, whole.columns, strict=True):
-        np.testing.assert_array_equal(a.distance, b.distance)
-    np.testing.assert_array_equal(written["deepfool.l2"].witness, whole["deepfool.l2"].witness)
+@pytest.mark.parametrize("dtype", [None, "float64"])
+@pytest.mark.parametrize("light", [False, True])
+def test_a_file_changes_nothing_of_the_table(run, model, digits, tmp_path, light, dtype):
+    """Columns, numbers, their types, options, witnesses, checks and provenance, to the last bit."""
+    methods = {**METHODS, **configure_methods(["bim", "exact"], {"bim": {"eps": (0.1, 0.2), "steps": 3}})}
+    methods["exact"] = replace(methods["exact"], time_limit=0.0)
+    settings = {"witnesses": True, "checks": 3, "dtype": dtype, "light": light}
+    whole = measure(model, digits, methods, ["l2"], limit=45, batch_size=10, **settings)
+    found = run("a.h5", methods, **settings)
+    written = read(tmp_path / "a.h5", light=light)
+    assert {"reliability", "robust_accuracy", "activation_variance"} < whole.meta.keys()
+    for table in (found, written):
+        assert contents(table) == contents(whole)
+    assert (whole.input is None) == light
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "a.log.jsonl"]
+
+
+def contents(value):
+    """A table as plain values, with the bytes and types of its arrays."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, MarginTable | Column):
+        return {field.name: contents(getattr(value, field.name)) for field in fields(value)}
+    return tuple(map(contents, value)) if isinstance(value, tuple) else value
 
 
 @pytest.mark.parametrize("after", [0, 2, 4])
@@ -94,9 +110,9 @@ def test_only_unfinished_batches_are_measured_again(run, stopping, monkeypatch):
     with pytest.raises(Stopped):
         run()
     asked = []
-    plain = Work.__call__
+    plain = BatchRunner.__call__
     monkeypatch.setattr(
-        Work, "__call__", lambda w, b, *rest: (asked.append(int(b[0][0])), plain(w, b, *rest))[1]
+        BatchRunner, "__call__", lambda w, b, *rest: (asked.append(int(b[0][0])), plain(w, b, *rest))[1]
     )
     run(resume=True)
     assert asked == [30, 40]
@@ -109,8 +125,8 @@ def test_a_stop_while_the_file_is_put_together_loses_nothing(run, tmp_path, monk
         raise Stopped
 
     for target in (
-        "marginkit.measurement.resumable.write_tables",
-        "marginkit.measurement.resumable.os.replace",
+        "marginkit.measurement.assembly.write_tables",
+        "marginkit.measurement.assembly.os.replace",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(target, stopped)
@@ -259,9 +275,9 @@ def test_with_nothing_new_nothing_is_touched(run, tmp_path):
     heard = []
     run()
     before = (tmp_path / "a.h5").stat()
-    run(resume=True, tell=lambda event, **_: heard.append(event))
+    run(resume=True, on_event=heard.append)
     after = (tmp_path / "a.h5").stat()
-    assert heard == ["nothing new"]
+    assert heard == [NothingNew(str(tmp_path / "a.h5"))]
     assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
 
 
@@ -313,12 +329,11 @@ def test_shards_are_whole_batches_that_cover_every_sample_once(count, shards):
 
 
 def test_columns_of_no_rows_have_the_names_that_answers_have(model):
-    from marginkit.measurement.requests import requests
-    from marginkit.norms import L2
-    from marginkit.types import Threat
+    from marginkit.measurement.requests import build_requests
+    from marginkit.methods.asked import Asked
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])
-    asked = requests(model, methods, [Threat(L2)], ("input", "hidden1"), subspace=False)
+    asked = build_requests(model, Asked(methods, ("l2",), search_at=("input", "hidden1")))
     assert [name for request in asked for name in request.names] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",
         "exact.l2.lower", "exact.l2.upper", "crown.l2", "nearest.l2", "nearest.l2.hidden1",

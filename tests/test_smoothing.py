@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from closed_form import Function, linear
+from quickly import measure
 from torch.testing import assert_close
 
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure
 from marginkit.methods.smoothing import Smoothing, quantile
 from marginkit.norms import L1, L2, LINF
 from marginkit.types import Threat

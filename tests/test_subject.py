@@ -9,10 +9,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from quickly import measure_file
 from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.measurement.measure import measure_file
 from marginkit.models.architectures import Normalize
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.models.checkpoint import save

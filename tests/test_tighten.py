@@ -9,12 +9,12 @@ import pytest
 from click.testing import CliRunner
 from clock import Clock
 from marginkit_cli.main import main
+from quickly import measure, measure_file
 
 from marginkit.data.sources import load
 from marginkit.errors import IncompatibleError, MarginkitError
 from marginkit.kinds import Status
 from marginkit.measurement import tighten as module
-from marginkit.measurement.measure import measure, measure_file
 from marginkit.measurement.tighten import tighten, tighten_file
 from marginkit.methods import exact
 from marginkit.methods.branch_and_bound import start as known
@@ -140,13 +140,13 @@ def test_killed_on_the_way_it_leaves_a_valid_file(measured, checkpoint_path, tmp
     monkeypatch.setattr(module, "TOGETHER", 0.5)
     calls = []
 
-    def stop(counts):
-        calls.append(counts)
+    def stop(event):
+        calls.append(event.closed)
         if len(calls) == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tighten_file(tmp_path / "t.h5", checkpoint_path, 60.0, say=stop)
+        tighten_file(tmp_path / "t.h5", checkpoint_path, 60.0, on_event=stop)
     found = read(tmp_path / "t.h5")
     closed, n = calls[1]["linf"]
     assert found.meta["tightened"][0]["closed"]["linf"] == [closed, n]

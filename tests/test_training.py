@@ -11,6 +11,7 @@ import torch
 from marginkit.data.dataset import Data, Source
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.events import Progress
 from marginkit.losses import LOSSES
 from marginkit.models import checkpoint as checkpoints
 from marginkit.training.evaluation import accuracy
@@ -18,7 +19,7 @@ from marginkit.training.evaluation import test_accuracy as accuracy_on_test
 from marginkit.training.loop import train
 from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
-SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}}
+SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}, "loss": "cross-entropy"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def weights(checkpoint) -> torch.Tensor:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_every_loss_learns_the_digits(tmp_path, digits, loss):
     recipe = Recipe(epochs=25, learning_rate=5e-3)
-    found = train(digits, tmp_path / "m.pt", loss=loss, recipe=recipe, **SMALL)
+    found = train(digits, tmp_path / "m.pt", recipe=recipe, **{**SMALL, "loss": loss})
     least = 0.9 if loss == "certified" else 0.93  # robustness at Linf .1 costs accuracy
     assert accuracy_on_test(found, digits, Source()) > least
     assert found.training["history"][-1]["loss"] < found.training["history"][0]["loss"]
@@ -81,15 +82,13 @@ class InterruptedHereError(Exception):
 
 
 def interrupting(after: int):
-    """A progress tracker that fails in the middle of an epoch."""
+    """A listener that fails in the middle of an epoch."""
 
-    def track(items, description, total):
-        for i, item in enumerate(items):
-            if description.startswith(f"epoch {after}/") and i == 3:
-                raise InterruptedHereError
-            yield item
+    def on_event(event):
+        if isinstance(event, Progress) and event.task.startswith(f"epoch {after}/") and event.done == 3:
+            raise InterruptedHereError
 
-    return track
+    return on_event
 
 
 @pytest.mark.parametrize("name", ["elsayed", "mlp"])
@@ -104,7 +103,7 @@ def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, name):
     }
     whole = train(digits, tmp_path / "whole.pt", **options)
     with pytest.raises(InterruptedHereError):
-        train(digits, tmp_path / "m.pt", track=interrupting(3), **options)
+        train(digits, tmp_path / "m.pt", on_event=interrupting(3), **options)
     assert len(checkpoints.load(tmp_path / "m.last.pt")[0].training["history"]) == 2
     resumed = train(digits, tmp_path / "m.pt", resume=True, **options)
     assert resumed.training == whole.training
@@ -161,7 +160,9 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path, digits):
 
 
 def test_a_checkpoint_says_where_it_came_from(tmp_path, digits):
-    found = train(digits, tmp_path / "m.pt", loss="large-margin", recipe=Recipe(epochs=1, seed=7), **SMALL)
+    found = train(
+        digits, tmp_path / "m.pt", recipe=Recipe(epochs=1, seed=7), **{**SMALL, "loss": "large-margin"}
+    )
     assert found.dataset == {"name": "digits", "split": "train", "fingerprint": digits.fingerprint}
     assert found.training["loss"] == "large-margin"
     assert found.training["loss_options"]["gamma"] == LOSSES["large-margin"]().gamma
@@ -175,7 +176,9 @@ def test_tabular_data_trains(tmp_path):
     np.savez(tmp_path / "t.npz", x=x, y=(x[:, 0] > 0).astype(int))
     data = load(f"npz:{tmp_path / 't.npz'}", bounds=(None, None))
     recipe = Recipe(epochs=30, batch_size=32, learning_rate=0.02)
-    found = train(data, tmp_path / "m.pt", architecture="mlp", bounds=(None, None), recipe=recipe)
+    found = train(
+        data, tmp_path / "m.pt", **{**SMALL, "architecture_options": {}}, bounds=(None, None), recipe=recipe
+    )
     assert accuracy(found.model(), data) > 0.95
 
 
@@ -219,5 +222,9 @@ def test_unknown_names_are_refused(tmp_path, digits):
 def test_a_last_batch_of_one_does_not_stop_batch_norm(tmp_path, digits):
     few = replace(digits, labels=digits.labels[:33])
     train(
-        few, tmp_path / "m.pt", architecture="elsayed", recipe=Recipe(epochs=1, batch_size=16, validation=0.0)
+        few,
+        tmp_path / "m.pt",
+        architecture="elsayed",
+        loss="cross-entropy",
+        recipe=Recipe(epochs=1, batch_size=16, validation=0.0),
     )

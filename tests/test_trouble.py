@@ -14,11 +14,12 @@ import pytest
 import torch
 from closed_form import linear
 from leftovers import full, leftovers
+from quickly import measure
 from torch import nn
 
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.events import OutOfMemory
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure
 from marginkit.measurement.parts import Parts
 from marginkit.methods import METHODS
 from marginkit.methods.configure import configure_methods
@@ -54,13 +55,13 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, digits, error):
     settings = {"limit": 20, "batch_size": 10, "witnesses": True}
     found = measure(
         model, digits, {"m": Hungry(3, error)}, ["l2"], **settings,
-        tell=lambda event, **about: heard.append((event, about.get("samples"))),
+        on_event=heard.append,
     )["m.l2"]  # fmt: skip
     plain = measure(model, digits, {"m": DeepFool(steps=5)}, ["l2"], **settings)["m.l2"]
     np.testing.assert_array_equal(found.status, plain.status)
     np.testing.assert_allclose(found.distance, plain.distance, rtol=1e-4)
     assert found.witness.shape == plain.witness.shape
-    assert [size for event, size in heard if event == "out of memory"] == [10, 5, 5] * 2
+    assert [event.samples for event in heard if isinstance(event, OutOfMemory)] == [10, 5, 5] * 2
 
 
 def test_memory_for_not_even_one_sample_is_a_failed_method(model, digits):

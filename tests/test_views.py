@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear, linear_distance
+from quickly import measure
 from torch import nn
 from torch.testing import assert_close
 
@@ -13,7 +14,6 @@ from marginkit.data.dataset import Source, batches
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
-from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
 from marginkit.methods.constraints import Limits, principal_subspace, read_mask
 from marginkit.methods.first_order import FirstOrder

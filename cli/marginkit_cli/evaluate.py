@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from .options import PATH, data_options, output_options, run_options, write_json
-from .options import device as find_device
 from .output import show
 
 
@@ -44,6 +43,7 @@ def evaluate(
     """Tell a model's accuracy on the test split, also under Gaussian noise."""
     from marginkit.artifacts import located
     from marginkit.data.dataset import Source
+    from marginkit.distributed import find_device
     from marginkit.training.evaluation import evaluate_file
 
     try:

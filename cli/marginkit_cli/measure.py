@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from marginkit import defaults
 from marginkit.kinds import Status
 
 from .options import (
@@ -22,8 +23,7 @@ from .options import (
     run_options,
     write_json,
 )
-from .options import device as find_device
-from .output import meters, show, speaks
+from .output import bars, show, speaks
 
 METHOD_FAILED = 5
 FLEETING = ("--out", "--json", "--shard")
@@ -44,18 +44,23 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
     "--methods",
     type=names,
     metavar="NAMES",
-    default="first_order,nearest",
+    default=",".join(defaults.METHODS),
     show_default=True,
     help="See `marginkit methods`; also torchattacks:NAME, and column=method.",
 )
 @click.option(
-    "--norms", type=names, metavar="NAMES", default="l2,linf", show_default=True, help="l1, l2, linf."
+    "--norms",
+    type=names,
+    metavar="NAMES",
+    default=",".join(defaults.NORMS),
+    show_default=True,
+    help="l1, l2, linf.",
 )
 @click.option(
     "--layers",
     type=names,
     metavar="NAMES",
-    default="all",
+    default=",".join(defaults.LAYERS),
     show_default=True,
     help="Where first_order looks: input, hidden, all, or modules' names.",
 )
@@ -71,7 +76,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
     "--search-at",
     type=names,
     metavar="NAMES",
-    default="input",
+    default=",".join(defaults.SEARCH_AT),
     show_default=True,
     help="Layers at which searches run: input, hidden, all, or modules' names.",
 )
@@ -109,7 +114,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.option(
     "--checks",
     type=click.IntRange(0),
-    default=32,
+    default=defaults.CHECKS,
     show_default=True,
     metavar="N",
     help="On how many samples to check whether the numbers can be believed; 0 for none.",
@@ -175,7 +180,7 @@ def measure(
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
     quiet = quiet or not speaks()
-    with meters(quiet) as tell:
+    with bars(quiet) as on_event:
         table, remarks = measure_file(
             located(model, ".pt"),
             methods,
@@ -192,7 +197,7 @@ def measure(
             levels=255 if quantize == "8bit" else None,
             limit=limit,
             batch_size=batch_size,
-            device=find_device(device),
+            device=device,
             seed=seed,
             workers=workers,
             witnesses=witnesses,
@@ -204,7 +209,8 @@ def measure(
             resume=resume,
             overwrite=overwrite,
             command=["marginkit", *_lasting(sys.argv[1:])],
-            tell=tell,
+            light=True,
+            on_event=on_event,
         )
     if speaks():
         for remark in remarks:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from marginkit import defaults
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 Bounds = tuple[float | None, float | None]
 
@@ -128,15 +130,23 @@ data_options = _together(
 
 run_options = _together(
     [
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-        click.option("--seed", type=int, default=0, show_default=True, help="Of everything random."),
         click.option(
-            "--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Samples at a time."
+            "--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+        ),
+        click.option(
+            "--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random."
+        ),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(1),
+            default=defaults.BATCH_SIZE,
+            show_default=True,
+            help="Samples at a time.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(0),
-            default=0,
+            default=defaults.WORKERS,
             show_default=True,
             help="Processes that load images ahead.",
         ),
@@ -165,25 +175,6 @@ output_options = _together(
         ),
     ]
 )
-
-
-def device(name: str) -> str:
-    """`auto` is the GPU where there is one.
-
-    Raises:
-        UsageError: PyTorch has no such device here.
-    """
-    import torch
-
-    from marginkit.errors import UsageError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"no device {name!r} here: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def grouped(assignments: Sequence[tuple[str, str]]) -> dict[str, dict[str, str]]:

@@ -6,14 +6,13 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.progress import Progress
 
-    from marginkit.events import Tell, Track
-
-T = TypeVar("T")
+    from marginkit.events import Event, OnEvent
 
 
 def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
@@ -29,31 +28,17 @@ def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
         console.print(printable(renderable) if isinstance(renderable, str) else renderable, markup=False)
 
 
-def bars(quiet: bool) -> Track:
-    """One progress bar on stderr; none where that is not a terminal."""
-    from marginkit.events import silent
-
-    return silent if quiet or not sys.stderr.isatty() else _bar
-
-
-def _bar(items: Iterable[T], description: str, total: int) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(items, description, total, console=Console(stderr=True), transient=True)
-
-
 def speaks() -> bool:
     """Whether this is the process that prints: under torchrun the first one."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def meters(quiet: bool) -> Iterator[Tell]:
-    """A bar for each method on stderr, with its rate and the time it still needs; none without a terminal."""
+def bars(quiet: bool) -> Iterator[OnEvent]:
+    """Bars on stderr, a method's with its rate and the time it still needs; none without a terminal."""
     from marginkit.events import unheard
 
-    if quiet or not sys.stderr.isatty():
+    if quiet or not speaks() or not sys.stderr.isatty():
         yield unheard
         return
     from rich.console import Console
@@ -61,21 +46,57 @@ def meters(quiet: bool) -> Iterator[Tell]:
 
     words = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     words.append(TextColumn("{task.fields[pace]}"))
-    bars: dict[str, Any] = {}
-    took: dict[str, float] = {}
     with Progress(*words, console=Console(stderr=True), transient=True) as progress:
+        yield Bars(progress)
 
-        def tell(event: str, **about: Any) -> None:
-            if event == "begun":
-                for column, total in about["samples"].items():
-                    bars[column] = progress.add_task(column, total=total, pace="")
-            for column, seconds in about["seconds"].items() if event == "batch" else ():
-                took[column] = took.get(column, 0.0) + seconds
-                bar = bars[column]
-                progress.advance(bar, about["samples"])
-                progress.update(bar, pace=_pace(progress.tasks[bar], took[column]))
 
-        yield tell
+class Bars:
+    """Shows events as bars: one a method, one for whatever else is under way."""
+
+    def __init__(self, display: Progress) -> None:
+        """In rich's display."""
+        self.display = display
+        self.bars: dict[str, Any] = {}
+        self.took: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Hears an event."""
+        from marginkit import events
+
+        match event:
+            case events.Begun(samples=samples):
+                self._clear()
+                for name, total in samples.items():
+                    self._show(name, 0, total)
+            case events.BatchDone(samples=samples, seconds=seconds):
+                for name, spent in seconds.items():
+                    self._advance(name, samples, spent)
+            case events.Progress(task=task, done=done, total=total):
+                self._show(task, done, total)
+                if done >= total:
+                    self.display.remove_task(self.bars.pop(task))
+            case events.Narrowed(closed=closed):
+                for norm, (done, total) in closed.items():
+                    self._show(f"{norm} closed", done, total)
+            case _:
+                pass
+
+    def _clear(self) -> None:
+        for bar in self.bars.values():
+            self.display.remove_task(bar)
+        self.bars.clear()
+        self.took.clear()
+
+    def _show(self, name: str, done: int, total: int) -> None:
+        if name not in self.bars:
+            self.bars[name] = self.display.add_task(name, total=total, pace="")
+        self.display.update(self.bars[name], completed=done)
+
+    def _advance(self, name: str, samples: int, seconds: float) -> None:
+        self.took[name] = self.took.get(name, 0.0) + seconds
+        self.display.advance(self.bars[name], samples)
+        task = next(task for task in self.display.tasks if task.id == self.bars[name])
+        self.display.update(task.id, pace=_pace(task, self.took[name]))
 
 
 def _pace(task: Any, seconds: float) -> str:

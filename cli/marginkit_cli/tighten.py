@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import PATH, output_options, write_json
-from .output import show
+from marginkit import defaults
 
-if TYPE_CHECKING:
-    from marginkit.measurement.tighten import Say
+from .options import PATH, output_options, write_json
+from .output import bars, show
 
 
 @click.command()
@@ -23,7 +19,7 @@ if TYPE_CHECKING:
     "--model", type=PATH, default=Path("model.pt"), show_default=True, help="The checkpoint it measures."
 )
 @click.option(
-    "--time", "seconds", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True,
+    "--time", "seconds", type=click.FloatRange(0, min_open=True), default=defaults.TIME, show_default=True,
     metavar="SECONDS", help="To spend on the whole table.",
 )  # fmt: skip
 @click.option("--out", type=PATH, help="Where to write; by default the table itself.")
@@ -57,8 +53,8 @@ def tighten(
     if out is not None and out != table:
         require_absent(out, overwrite)
     source = Source(root=data_root, image_size=image_size)
-    with _closed_so_far(quiet) as say:
-        found = tighten_file(table, model, seconds, out, source=source, say=say)
+    with bars(quiet) as on_event:
+        found = tighten_file(table, model, seconds, out, source=source, on_event=on_event)
     run = found.provenance.tightened[-1]
     write_json({"table": str(out or table), **run.plain(), **figures(found)}, json_file)
     details = [f"{key}: {value}" for key, value in found.meta.items()] if verbose else []
@@ -68,23 +64,3 @@ def tighten(
 
 def _words(counts: Mapping[str, Sequence[int]]) -> str:
     return ", ".join(f"{norm}: {closed} of {n} closed" for norm, (closed, n) in counts.items())
-
-
-class _Status:
-    """A line on stderr that is written over."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self.line = Console(stderr=True).status("looking for both ends")
-
-    def __enter__(self) -> Say:
-        self.line.start()
-        return lambda counts: self.line.update(_words(counts))
-
-    def __exit__(self, *error: Any) -> None:
-        self.line.stop()
-
-
-def _closed_so_far(quiet: bool) -> Any:
-    return nullcontext(lambda counts: None) if quiet or not sys.stderr.isatty() else _Status()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from marginkit import defaults
+
 from .options import (
     PATH,
     Bounds,
@@ -16,7 +18,6 @@ from .options import (
     run_options,
     write_json,
 )
-from .options import device as find_device
 from .output import bars, show, speaks
 
 
@@ -24,7 +25,9 @@ from .output import bars, show, speaks
 @click.option(
     "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
 )
-@click.option("--arch", default="cnn", show_default=True, help="linear, mlp, cnn, elsayed or resnet18.")
+@click.option(
+    "--arch", default=defaults.ARCHITECTURE, show_default=True, help="linear, mlp, cnn, elsayed or resnet18."
+)
 @click.option(
     "--arch-option",
     multiple=True,
@@ -34,7 +37,7 @@ from .output import bars, show, speaks
 )
 @click.option(
     "--loss",
-    default="large-margin",
+    default=defaults.LOSS,
     show_default=True,
     help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
     "lipschitz-margin.",
@@ -46,21 +49,48 @@ from .output import bars, show, speaks
     metavar="NAME=VALUE",
     help="Of the loss: gamma=2, layers=input, ...",
 )
-@click.option("--epochs", type=click.IntRange(1), default=40, show_default=True, help="Passes over the data.")
-@click.option("--optimizer", default="adam", show_default=True, help="adam, sgd or rmsprop.")
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="At the start.")
-@click.option("--schedule", default="cosine", show_default=True, help="constant, cosine, linear or step.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="For sgd and rmsprop.")
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="L2 penalty.")
 @click.option(
-    "--clip", default="1.0", show_default=True, help="Cut the gradient's length here; none for never."
+    "--epochs",
+    type=click.IntRange(1),
+    default=defaults.EPOCHS,
+    show_default=True,
+    help="Passes over the data.",
+)
+@click.option("--optimizer", default=defaults.OPTIMIZER, show_default=True, help="adam, sgd or rmsprop.")
+@click.option(
+    "--learning-rate", type=float, default=defaults.LEARNING_RATE, show_default=True, help="At the start."
 )
 @click.option(
-    "--noise", type=float, default=0.0, show_default=True, help="Gaussian noise on inputs, for smoothing."
+    "--schedule", default=defaults.SCHEDULE, show_default=True, help="constant, cosine, linear or step."
 )
-@click.option("--fraction", type=float, default=1.0, show_default=True, help="Train on a stratified part.")
 @click.option(
-    "--label-noise", type=float, default=0.0, show_default=True, help="Flip this share of the labels."
+    "--momentum", type=float, default=defaults.MOMENTUM, show_default=True, help="For sgd and rmsprop."
+)
+@click.option(
+    "--weight-decay", type=float, default=defaults.WEIGHT_DECAY, show_default=True, help="L2 penalty."
+)
+@click.option(
+    "--clip",
+    default=str(defaults.CLIP),
+    show_default=True,
+    help="Cut the gradient's length here; none for never.",
+)
+@click.option(
+    "--noise",
+    type=float,
+    default=defaults.NOISE,
+    show_default=True,
+    help="Gaussian noise on inputs, for smoothing.",
+)
+@click.option(
+    "--fraction", type=float, default=defaults.FRACTION, show_default=True, help="Train on a stratified part."
+)
+@click.option(
+    "--label-noise",
+    type=float,
+    default=defaults.LABEL_NOISE,
+    show_default=True,
+    help="Flip this share of the labels.",
 )
 @click.option(
     "--augment",
@@ -69,7 +99,13 @@ from .output import bars, show, speaks
     help="Of images: shift, flip, crop.",
 )
 @click.option("--amp", is_flag=True, help="Forward passes in bfloat16: faster on recent GPUs.")
-@click.option("--validation", type=float, default=0.1, show_default=True, help="Share held out to choose by.")
+@click.option(
+    "--validation",
+    type=float,
+    default=defaults.VALIDATION,
+    show_default=True,
+    help="Share held out to choose by.",
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @data_options
@@ -101,7 +137,7 @@ def train(
     """
     from marginkit.data.dataset import Source
     from marginkit.data.sources import load
-    from marginkit.distributed import processes
+    from marginkit.distributed import find_device, processes
     from marginkit.files.atomic import require_absent
     from marginkit.options import configure
     from marginkit.training.evaluation import test_accuracy
@@ -109,11 +145,12 @@ def train(
     from marginkit.training.recipe import Recipe
 
     require_absent(out, overwrite or resume)
-    box = bounds or (0.0, 1.0)
+    box = bounds or defaults.BOUNDS
     source = Source(split="train", root=data_root, download=download, image_size=image_size)
     found = load(dataset, source, bounds=box)
     place = find_device(device)
-    with processes("nccl" if place.startswith("cuda") else "gloo") as ranks:
+    backend = "nccl" if place.startswith("cuda") else "gloo"
+    with processes(backend) as ranks, bars(quiet) as on_event:
         checkpoint = run(
             found,
             out,
@@ -126,7 +163,7 @@ def train(
             device=place,
             workers=workers,
             resume=resume,
-            track=bars(quiet),
+            on_event=on_event,
             ranks=ranks,
         )
     if not speaks():

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from marginkit.activations import capture
+from marginkit.events import OnEvent, unheard
+from marginkit.measurement.memory import halving
+
+Sums = list[tuple[Tensor, Tensor]]  # of each layer's features, and of their squares, in float64
 
 
 def activation_variance(
-    model: nn.Module, inputs: Iterator[Tensor], layers: Sequence[str]
+    model: nn.Module, inputs: Iterable[Tensor], layers: Sequence[str], on_event: OnEvent = unheard
 ) -> dict[str, float]:
     """Each layer's total variance: the variances over samples of its features, summed.
 
-    Jiang et al. 2019, arXiv 1810.00113. In the layer's raw units, squared; biased (over n), in float64.
+    Jiang et al. 2019, arXiv 1810.00113. In the layer's raw units, squared; biased (over n), in float64. A
+    batch that does not fit into memory is done in halves.
     """
     count = 0
-    sums: list[Tensor] = []
-    squares: list[Tensor] = []
+    sums: Sums = []
     for x in inputs:
-        _, activations = capture(model, x, layers)
-        flat = [h.detach().flatten(1).double().cpu() for h in activations]
-        if not count:
-            sums, squares = ([torch.zeros_like(h[0]) for h in flat] for _ in range(2))
+        for part in _pieces(model, x, layers, on_event):
+            sums = [(a + c, b + d) for (a, b), (c, d) in zip(sums, part, strict=True)] if sums else part
         count += len(x)
-        for h, total, square in zip(flat, sums, squares, strict=True):
-            total += h.sum(0)
-            square += h.square().sum(0)
     return {
         layer: float((square / count - (total / count).square()).clamp(min=0).sum())
-        for layer, total, square in zip(layers, sums, squares, strict=True)
+        for layer, (total, square) in zip(layers, sums, strict=True)
     }
+
+
+def _pieces(model: nn.Module, x: Tensor, layers: Sequence[str], on_event: OnEvent) -> list[Sums]:
+    return halving(lambda rows: _sums(model, x[rows], layers), len(x), "activation variance", on_event)
+
+
+def _sums(model: nn.Module, x: Tensor, layers: Sequence[str]) -> Sums:
+    _, activations = capture(model, x, layers)
+    flat = [h.detach().flatten(1).double().cpu() for h in activations]
+    return [(h.sum(0), h.square().sum(0)) for h in flat]

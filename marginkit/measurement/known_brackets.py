@@ -17,7 +17,7 @@ from marginkit.types import Bracket, Threat
 SETTLED = (Status.MISCLASSIFIED, Status.NONFINITE)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Known:
     """What is known of all samples in one norm; changed in place as the work goes on.
 
@@ -34,12 +34,13 @@ class Known:
     status: np.ndarray
     rival: np.ndarray
     witness: np.ndarray
-    note: list[str]
+    note: str = ""
 
     @staticmethod
-    def of(table: MarginTable, norm: str, threat: Threat, shape: tuple[int, ...]) -> Known:
-        """The intersection of all the table's brackets, and the nearest witness kept."""
-        found, n = ends(table, norm), len(table)
+    def of(table: MarginTable, threat: Threat, shape: tuple[int, ...]) -> Known:
+        """The intersection of all the table's brackets in the threat's norm, and the nearest witness kept."""
+        norm, n = threat.norm.name, len(table)
+        found = ends(table, norm)
         rival, witness = np.full(n, -1), np.full((n, *shape), np.nan)
         for column in (c for c in table.columns if c.norm == norm and has_end(c, "upper")):
             best = column.distance == found.upper
@@ -49,7 +50,7 @@ class Known:
         status = np.where(table.predicted == table.label, int(Status.TIMEOUT), int(Status.MISCLASSIFIED))
         wrong = status == Status.MISCLASSIFIED
         lower, upper = (np.where(wrong, 0.0, end) for end in (found.lower, found.upper))
-        return Known(threat, lower, upper, status, rival, witness, [])
+        return Known(threat, lower, upper, status, rival, witness)
 
     def open(self, tolerance: float) -> np.ndarray:
         """Which brackets are not closed."""
@@ -75,9 +76,9 @@ class Known:
         self.status[rows], self.rival[rows] = found.status.cpu().numpy(), found.rival.cpu().numpy()
         assert found.witness is not None
         self.witness[rows] = found.witness.double().cpu().numpy()
-        self.note[:] = [found.note] if found.note else []
+        self.note = found.note
 
-    def columns(self, norm: str, options: dict[str, Any], origin: np.ndarray | None) -> list[Column]:
+    def columns(self, options: dict[str, Any], origin: np.ndarray | None) -> list[Column]:
         """Both ends; with the witnesses where the inputs were kept and the upper end is theirs."""
         undone = Status.UNSUPPORTED if self.note else Status.TIMEOUT
         status = np.where(self.open(Exact().tolerance), int(undone), int(Status.OK))
@@ -88,10 +89,9 @@ class Known:
             moved = (witness.astype(float) - origin).reshape(len(origin), -1)
             farther = np.linalg.norm(moved, self.threat.norm.p, axis=1) > self.upper * (1 + 1e-5)
             witness[farther & (self.upper > 0)] = np.nan
-        about = ("exact", norm, INPUT, Kind.EXACT, options)
-        parts = (status, self.rival.copy())
-        note = "".join(self.note)
+        about = ("exact", self.threat.norm.name, INPUT, Kind.EXACT, options)
+        parts = (status.astype(np.uint8), self.rival.astype(np.int32))
         return [
-            Column(*about, self.lower.copy(), *parts, None, note, end="lower"),
-            Column(*about, self.upper.copy(), *parts, witness, note, end="upper"),
+            Column(*about, self.lower.copy(), *parts, None, self.note, end="lower"),
+            Column(*about, self.upper.copy(), *parts, witness, self.note, end="upper"),
         ]

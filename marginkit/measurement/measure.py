@@ -1,213 +1,185 @@
-"""The one loop over batches that measures a model."""
+"""Measures a model: from what the user asks to the table."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating, resolve_layers
-from marginkit.data.dataset import Batch, Bounds, Data, Source, grouped
+from marginkit import defaults
+from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.sources import load
-from marginkit.distributed import ALONE, processes
+from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
-from marginkit.events import Tell, Track, both, silent, unheard
-from marginkit.kinds import INPUT, Kind
-from marginkit.measurement.activation_variance import activation_variance
-from marginkit.measurement.batch import Work, out_of_memory
-from marginkit.measurement.event_log import Journal
+from marginkit.events import Event, Finished, NothingNew, OnEvent, both, unheard
+from marginkit.measurement.assembly import Assembly
+from marginkit.measurement.batch import BatchRunner, Clock
+from marginkit.measurement.describe import Description, completed, dependencies, provenance
+from marginkit.measurement.event_log import EventLog
+from marginkit.measurement.in_memory import run_in_memory
+from marginkit.measurement.loader import Loader
 from marginkit.measurement.plan import Plan, Shard
-from marginkit.measurement.precision import in_precision
-from marginkit.measurement.requests import requests
-from marginkit.measurement.resumable import Job
+from marginkit.measurement.precision import Models
+from marginkit.measurement.prepare import prepared
+from marginkit.measurement.requests import build_requests
+from marginkit.measurement.resumable import Job, run_resumable
+from marginkit.measurement.settings import Execution, Kept, Measurement, Target
+from marginkit.methods.asked import Asked
 from marginkit.methods.configure import configure_methods
 from marginkit.methods.constraints import FREE, Limits, principal_subspace, read_mask
+from marginkit.models.digest import model_digest
 from marginkit.models.loading import Loading, load_subject
-from marginkit.norms import NORMS
-from marginkit.reliability.examine import examine
-from marginkit.table.attacks import record
-from marginkit.table.provenance import Provenance
 from marginkit.table.reading import read
-from marginkit.table.records import Meta
 from marginkit.table.table import MarginTable
-from marginkit.table.verdicts import KEY
-from marginkit.types import Method, Threat
+from marginkit.types import Method
 from marginkit.versions import versions
-
-Fetch = Callable[[Iterable[Sequence[int]]], Iterator[Batch]]
-SCALED_BY = 1000  # samples whose activations tell a layer's scale
 
 
 def measure(
     model: nn.Module,
     data: Data,
-    methods: Mapping[str, Method],
-    norms: Sequence[str] = ("l2", "linf"),
+    methods: Mapping[str, Method] | Sequence[str] = defaults.METHODS,
+    norms: Sequence[str] = defaults.NORMS,
     *,
-    bounds: Bounds = (0.0, 1.0),
-    limit: int | None = None,
-    batch_size: int = 128,
-    device: torch.device | str = "cpu",
-    workers: int = 0,
-    witnesses: bool = False,
-    search_at: Sequence[str] = (INPUT,),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    layers: Sequence[str] = defaults.LAYERS,
+    seed: int = defaults.SEED,
+    bounds: Bounds = defaults.BOUNDS,
     limits: Limits = FREE,
+    search_at: Sequence[str] = defaults.SEARCH_AT,
+    limit: int | None = None,
+    device: Any = defaults.DEVICE,
     dtype: str | None = None,
-    time_limits: Mapping[str, float] | None = None,
+    batch_size: int = defaults.BATCH_SIZE,
+    workers: int = defaults.WORKERS,
     shard: Shard = (1, 1),
+    time_limits: Mapping[str, float] | None = None,
+    witnesses: bool = False,
+    checks: int = defaults.CHECKS,
+    meta: Mapping[str, Any] | None = None,
     out: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    checks: int = 0,
-    meta: Mapping[str, Any] | None = None,
-    track: Track = silent,
-    tell: Tell = unheard,
+    light: bool = False,
+    on_event: OnEvent = unheard,
 ) -> MarginTable:
     """Measures every sample's distance with every method in every norm.
 
     Args:
         model: gives logits for raw inputs; is put in eval mode and left as it was.
         data: the samples.
-        methods: by the name their columns are to have.
+        methods: names, as in `configure_methods`; or methods, by the name their columns are to have.
         norms: names from NORMS.
+        options: of methods that are named, by their columns' names.
+        layers: where named methods look that look at layers.
+        seed: of named methods that draw random numbers.
         bounds: the box inputs live in, in raw units; None for no bound.
-        limit: only so many samples, the first.
-        batch_size: samples at a time; changes no result by more than rounding.
-        device: where to compute; the model is moved there.
-        workers: processes that load images ahead.
-        witnesses: keep the adversarial inputs, and the inputs they come from.
-        search_at: layers at which searches run, as in `resolve_layers`.
         limits: a mask, a subspace or a grid.
+        search_at: layers at which searches run, as in `resolve_layers`.
+        limit: only so many samples, the first.
+        device: where to compute; the model is moved there. `auto` is the GPU where there is one.
         dtype: float32, float64 or bfloat16, with witnesses verified in float64; None for the model's own.
-        time_limits: seconds by method's name, checked between batches; samples left get status TIMEOUT.
+        batch_size: samples at a time; changes no result by more than rounding.
+        workers: processes that load images ahead.
         shard: (i, n), only the i-th of n runs of batches.
-        out: write this file, batch by batch; under torchrun all processes share the batches.
-        resume: go on with what is unfinished there, or add what a finished file lacks.
-        overwrite: replace what is there.
+        time_limits: seconds by method's name, checked between batches; samples left get status TIMEOUT.
+        witnesses: keep the adversarial inputs, and the inputs they come from.
         checks: on how many samples to check whether the measurement can be believed (docs/reliability.md);
             not of a shard.
-        meta: provenance to keep in the table.
-        track: shows progress.
-        tell: hears of every batch's seconds, and of what went wrong, as events.
+        meta: provenance to keep in the table; by default the model's digest.
+        out: write this file too, batch by batch; under torchrun all processes share the batches.
+        resume: go on with what is unfinished there, or add what a finished file lacks.
+        overwrite: replace what is there.
+        light: return the table without inputs and witnesses, which may be more than memory holds.
+        on_event: hears of the progress, of every batch's seconds, and of what went wrong.
 
     Returns:
-        The table; without inputs and witnesses where they are in a file.
+        The table: the same with a file and without.
 
     Raises:
-        MarginkitError: an unknown norm, an empty limit, or inputs, labels and model that don't fit; or the
+        MarginkitError: an unknown name, an empty limit, or inputs, labels and model that don't fit; or the
             file can't be written, is there already, or is of another measurement.
     """
-    _check(methods, norms, limit, time_limits or {})
-    plan = Plan(min(len(data), limit or len(data)), batch_size, shard)
-    with processes() if out else nullcontext(ALONE) as ranks, evaluating(model):
-        model = model.to(place := ranks.device(str(device)))
-        models = in_precision(model, dtype)
-        threats = [Threat(NORMS[norm], *bounds, limits.mask, limits.levels) for norm in norms]
-        layers = resolve_layers(model, search_at)
-        asked = requests(model, methods, threats, layers, limits.subspace is not None)
-        hears = both(Journal(out, ranks.rank), tell) if out else tell
-        work = Work(models, asked, limits, witnesses, time_limits or {}, hears)
-        fetch = partial(_fetch, data, models.plain, place, workers)
-        checks = 0 if shard[1] > 1 else checks
-        judge = partial(
-            examine, model=models.plain, data=data, methods=methods, bounds=bounds, limits=limits,
-            samples=checks, device=place,
-        )  # fmt: skip
-        follows = partial(_describe, models.plain, fetch, Plan(min(len(data), SCALED_BY), batch_size), judge)
-        about: Meta = {
-            **(meta or {"model": _digest(model)}),
-            "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
-            "threat": {"low": bounds[0], "high": bounds[1], **limits.describe()},
-            "batch_size": batch_size,
-            **({"dtype": dtype} if dtype else {}),
-            **({"shard": list(shard)} if shard[1] > 1 else {}),
-        }
-        if out is None:
-            found = track(fetch(plan.groups.values()), "measuring", len(plan.groups))
-            whole = MarginTable.join([work(batch) for batch in found])
-            return whole.with_meta({**about, **follows(whole)})
-        depends = {
-            **Provenance.of(about).identity(),
-            "samples": plan.count,
-            "methods": {name: {"method": type(m).__name__, **asdict(m)} for name, m in methods.items()},  # type: ignore[call-overload]
-            "norms": list(norms),
-            "search_at": list(layers),
-            "witnesses": witnesses,
-            "device": torch.device(device).type,
-            "versions": versions(),
-        }
-        job = Job(out, work, plan, depends, about, resume, overwrite, ranks, (KEY,) if checks else ())
-        job(lambda groups: track(fetch(groups), "measuring", len(plan.groups)), follows)
-    return read(out, light=True)
+    common = {"layers": tuple(layers), "seed": seed}
+    asked = Asked(_methods(methods, options, common), tuple(norms), bounds, limits, tuple(search_at))
+    measurement = Measurement(
+        asked,
+        Plan(_count(data, limit), batch_size, shard),
+        Execution(find_device(device), dtype, workers, _known(time_limits or {}, asked)),
+        Kept(meta or {"model": model_digest(model)}, witnesses, checks if shard[1] == 1 else 0, light),
+        None if out is None else Target(Path(out), resume, overwrite),
+    )
+    with processes() if measurement.target else nullcontext(ALONE) as ranks:
+        measurement = measurement.here(ranks)
+        with prepared(model, measurement.execution.device, dtype) as models:
+            return _run(measurement.resolved(models.plain), models, data, ranks, on_event)
 
 
-def _check(
-    methods: Mapping[str, Method],
-    norms: Sequence[str],
-    limit: int | None,
-    time_limits: Mapping[str, float],
-) -> None:
-    for norm in norms:
-        if norm not in NORMS:
-            raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
-    for name in time_limits:
-        if name not in methods:
-            raise UsageError(f"a time limit is given for {name!r}; the methods are {', '.join(methods)}")
+def _run(
+    measurement: Measurement, models: Models, data: Data, ranks: Ranks, on_event: OnEvent
+) -> MarginTable:
+    """From the first batch to the table, one step after the other."""
+    asked, execution, kept = measurement.asked, measurement.execution, measurement.kept
+    plan, target = measurement.plan, measurement.target
+    heard = both(EventLog(target.path, ranks.rank), on_event) if target else on_event
+    loader = Loader.of(data, models.plain, execution.device, execution.workers)
+    requests, clock = build_requests(models.plain, asked), Clock(execution.time_limits)
+    runner = BatchRunner(models, requests, asked.limits, kept.witnesses, clock, heard)
+    description = Description(models.plain, loader, measurement, heard)
+    about = provenance(data, measurement)
+    if target is None:
+        table = run_in_memory(plan, runner, loader)
+        table = replace(table, provenance=completed(about, description.of(table)))
+        heard(Finished(len(table), [column.name for column in table.columns]))
+        return table.light() if kept.light else table
+    job = Job(target, plan, requests, dependencies(about, measurement), about, kept.checks > 0)
+    with job.alone(ranks):
+        todo = run_resumable(job, runner, loader, ranks)
+        if ranks.first and job.incomplete(todo):
+            assembly = Assembly(job, todo)
+            table = assembly.table()
+            assembly.write(completed(table.provenance, description.of(table)))
+            heard(Finished(len(table), [column.name for column in table.columns]))
+    return read(target.path, light=kept.light)
+
+
+def _methods(
+    given: Mapping[str, Method] | Sequence[str],
+    options: Mapping[str, Mapping[str, Any]] | None,
+    common: Mapping[str, Any],
+) -> Mapping[str, Method]:
+    """Methods by their columns' names; those that are only named are made."""
+    if not isinstance(given, Mapping):
+        return configure_methods(given, options, common)
+    if options:
+        raise UsageError("options are for methods given by name; these methods have theirs already")
+    return given
+
+
+def _count(data: Data, limit: int | None) -> int:
     if limit is not None and limit < 1:
         raise UsageError(f"a limit of {limit} leaves nothing to measure: give at least 1")
+    return min(len(data), limit or len(data))
 
 
-def _fetch(
-    data: Data, model: nn.Module, device: str, workers: int, groups: Iterable[Sequence[int]]
-) -> Iterator[Batch]:
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    for index, x, y in grouped(data, groups, workers=workers):
-        yield index, x.to(device, dtype), y.to(device)
-
-
-def _describe(
-    model: nn.Module, fetch: Fetch, first: Plan, judge: Callable[[MarginTable], Meta], whole: MarginTable
-) -> Meta:
-    """What follows from the whole table: layers' scales, robust accuracies, whether it can be believed."""
-    layers = tuple(dict.fromkeys(c.layer for c in whole.columns if c.kind is Kind.ESTIMATE))
-    scales = {"activation_variance": _variance(model, fetch, first, layers)}
-    return {**scales, **record(whole), **judge(whole)}
-
-
-def _variance(model: nn.Module, fetch: Fetch, plan: Plan, layers: tuple[str, ...]) -> dict[str, float]:
-    try:
-        found = activation_variance(model, (x for _, x, _ in fetch(plan.groups.values())), layers)
-        return {layer: value for layer, value in found.items() if math.isfinite(value)}
-    except RuntimeError as error:
-        if plan.batch_size < 2 or not out_of_memory(error):
-            raise
-    return _variance(model, fetch, Plan(plan.count, plan.batch_size // 2), layers)
-
-
-def _digest(model: nn.Module) -> str:
-    """SHA-256 of a model's parameters and buffers: which model this is, where no checkpoint says so."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _known(time_limits: Mapping[str, float], asked: Asked) -> Mapping[str, float]:
+    for name in time_limits:
+        if name not in asked.methods:
+            raise UsageError(
+                f"a time limit is given for {name!r}; the methods are {', '.join(asked.methods)}"
+            )
+    return time_limits
 
 
 def measure_file(
     model: str | Path,
-    methods: Sequence[str],
-    norms: Sequence[str] = ("l2", "linf"),
+    methods: Sequence[str] = defaults.METHODS,
+    norms: Sequence[str] = defaults.NORMS,
     *,
-    layers: tuple[str, ...] = ("all",),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
     loading: Loading | None = None,
     dataset: str | None = None,
     source: Source | None = None,
@@ -215,10 +187,10 @@ def measure_file(
     mask: Path | None = None,
     subspace: int | None = None,
     levels: int | None = None,
-    seed: int = 0,
-    device: str = "cpu",
+    seed: int = defaults.SEED,
+    device: str = defaults.DEVICE,
     command: Sequence[str] = (),
-    tell: Tell = unheard,
+    on_event: OnEvent = unheard,
     **settings: Any,
 ) -> tuple[MarginTable, list[str]]:
     """`measure` of a checkpoint or another model, by default on the test split of the data it was trained on.
@@ -227,8 +199,6 @@ def measure_file(
         model: a checkpoint's path, or another spec, as in `marginkit.models.loading.load_subject`.
         methods: names from METHODS.
         norms: as in `measure`.
-        layers: for methods that look at layers.
-        options: by method.
         loading: what else loading the model takes.
         dataset: another data set than the checkpoint's.
         source: where to find it, and which split.
@@ -239,7 +209,7 @@ def measure_file(
         seed: for methods that draw random numbers.
         device: where to compute.
         command: to keep in the table.
-        tell: as in `measure`.
+        on_event: as in `measure`.
         settings: what else `measure` takes.
 
     Returns:
@@ -248,9 +218,8 @@ def measure_file(
     Raises:
         MarginkitError: as `load_subject` and `measure`.
     """
-    common = {"layers": layers, "seed": seed}
-    chosen = configure_methods(methods, options or {}, common)
     subject = load_subject(model, loading or Loading(), dataset, source, bounds)
+    device = find_device(device)
     meta = {
         "command": list(command),
         "versions": versions(),
@@ -263,18 +232,24 @@ def measure_file(
         subspace=None if subspace is None else _principal(subject.data, source, subspace),
         levels=levels,
     )
-
-    def hear(event: str, **about: Any) -> None:
-        if event == "nothing new":
-            subject.remarks.append(
-                f"{about['file']} has every column asked for already: nothing was measured"
-            )
-
+    remarks = _Remarks(subject.remarks)
     table = measure(
-        subject.model, subject.data, chosen, norms,
-        bounds=subject.bounds, limits=limits, meta=meta, device=device, tell=both(tell, hear), **settings,
+        subject.model, subject.data, methods, norms,
+        bounds=subject.bounds, limits=limits, meta=meta, seed=seed, device=device,
+        on_event=both(remarks, on_event), **settings,
     )  # fmt: skip
-    return table, subject.remarks
+    return table, remarks.lines
+
+
+class _Remarks:
+    """What the user should know, as it comes up."""
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        self.lines = list(lines)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, NothingNew):
+            self.lines.append(f"{event.file} has every column asked for already: nothing was measured")
 
 
 def _principal(data: Data, source: Source | None, count: int) -> Tensor:

@@ -22,6 +22,7 @@ from marginkit.table.schema import attributes, per_sample_fields, present
 from marginkit.table.table import Column, MarginTable
 
 SUFFIX = ".safetensors"
+HEAVY = ("input", "witness")
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ class Parts:
             except SafetensorError as error:
                 raise cannot_write(self._part(number), error) from error
 
-    def load(self, number: int) -> MarginTable:
-        """The batch as it was saved."""
+    def load(self, number: int, *, light: bool = False) -> MarginTable:
+        """The batch as it was saved; `light` leaves inputs and witnesses away."""
         path = self._part(number)
         try:
             with safe_open(path, "numpy") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                names = [n for n in file.keys() if not (light and n.rpartition(".")[2] in HEAVY)]  # noqa: SIM118
+                found = {name: file.get_tensor(name) for name in names}
                 about = json.loads(file.metadata()["columns"])
             fields = [spec.name for spec in per_sample_fields(Column)]
             columns = [

@@ -52,6 +52,10 @@ class Plan:
         groups = list(self.groups.values())
         return range(groups[0].start, groups[-1].stop)
 
+    def number(self, first: int) -> int:
+        """The batch that begins with this sample."""
+        return first // self.batch_size
+
     def rows(self, number: int) -> slice:
         """Where a batch stands in the shard's table."""
         group, first = self.groups[number], self.positions.start

@@ -106,14 +106,16 @@ def _held(judge: View, y: Labels, found: Bracket, asked: Tensor) -> Bracket:
         start = found.witness.to(x)
         given = (asked & ~start.isnan().flatten(1).any(1)).nonzero().squeeze(1)
         for share in (s for s in LONGER if s >= 1):
-            point = threat.clip(x[given], threat.on_grid(x[given] + share * (start[given] - x[given])))
+            moved = threat.on_grid(x[given] + share * (start[given] - x[given]))
+            point = _stored(threat.clip(x[given], moved))
             over = is_adversarial(judge.model, point, y[given])
             (witness if share == 1 else farther)[given[over]] = point[over]
             given = given[~over]
             if not len(given):
                 break
     if threat.levels is None:
-        farther = shorten(judge.model, x, y, threat, farther, PRECISE)
+        nearer = _stored(shorten(judge.model, x, y, threat, farther, PRECISE))
+        farther = torch.where(column(is_adversarial(judge.model, nearer, y), x), nearer, farther)
     witness = torch.where(witness.isnan(), farther, witness)
     there = ~witness.isnan().flatten(1).any(1)
     with torch.no_grad():
@@ -128,6 +130,11 @@ def _held(judge: View, y: Labels, found: Bracket, asked: Tensor) -> Bracket:
         witness=torch.where(column(holds, x), witness, torch.nan),
         note=found.note,
     )
+
+
+def _stored(points: Tensor) -> Tensor:
+    """As a table keeps them, in float32."""
+    return points.float().to(points)
 
 
 def _placed(whole: Bracket, part: Bracket, rows: Tensor) -> Bracket:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from marginkit.activations import resolve_layers
 from marginkit.kinds import INPUT, Kind, Status
+from marginkit.methods.asked import Asked
+from marginkit.table.provenance import plain
 from marginkit.table.table import Column
-from marginkit.types import Method, Threat
+from marginkit.types import Bracket, Estimate, Method, Threat
 
 NO_TIME = "the method's time limit was reached before every sample was begun"
 
@@ -35,12 +38,12 @@ class Request:
     layer: str
     places: tuple[str, ...]
 
-    @property
+    @cached_property
     def options(self) -> dict[str, Any]:
         """The method's, as columns record them; each column says its own layer."""
-        found = asdict(self.method)  # type: ignore[call-overload]
+        found: dict[str, Any] = plain(asdict(self.method))  # type: ignore[call-overload]
         found.pop("layers", None)
-        return dict(found)
+        return found
 
     @property
     def searches(self) -> bool:
@@ -64,7 +67,7 @@ class Request:
 
     def _blank(self, place: str, n: int, status: Status, note: str, shape: tuple[int, ...] | None) -> Column:
         kind = self.method.kind
-        nothing = 0.0 if kind in (Kind.LOWER, Kind.SMOOTHED) or place == "lower" else np.inf
+        nothing = 0.0 if self._proved(place) else np.inf
         keeps = shape is not None and self.searches and place != "lower"
         end = self.end(place)
         return Column(
@@ -74,28 +77,58 @@ class Request:
             kind,
             self.options,
             distance=np.full(n, np.nan if kind is Kind.ESTIMATE else nothing),
-            status=np.full(n, int(status)),
-            rival=np.full(n, -1),
+            status=np.full(n, int(status), np.uint8),
+            rival=np.full(n, -1, np.int32),
             witness=np.full((n, *shape), np.nan, np.float32) if keeps and shape is not None else None,
             note=note,
             end=end,
         )
 
+    def columns(self, answer: Bracket | Estimate, restore: Callable[[Tensor], Tensor] | None) -> list[Column]:
+        """The method's answer; with witnesses, in the model's own inputs, where `restore` is given."""
+        if isinstance(answer, Estimate):
+            return [self._estimate(answer, i) for i in range(len(answer.layers))]
+        return [self._end(answer, place, restore) for place in self.places]
 
-def requests(
-    model: nn.Module,
-    methods: Mapping[str, Method],
-    threats: Sequence[Threat],
-    search_at: Sequence[str],
-    subspace: bool,
-) -> list[Request]:
+    def _estimate(self, answer: Estimate, i: int) -> Column:
+        parts = (part[:, i] for part in (answer.distance, answer.status, answer.rival))
+        return self._column(answer.layers[i], *parts)
+
+    def _end(self, answer: Bracket, place: str, restore: Callable[[Tensor], Tensor] | None) -> Column:
+        end = answer.lower if self._proved(place) else answer.upper
+        found = replace(self._column(place, end, answer.status, answer.rival), note=answer.note)
+        if restore is None or answer.witness is None or place == "lower":
+            return found
+        return replace(found, witness=array(restore(answer.witness)).astype(np.float32))
+
+    def _column(self, place: str, distance: Tensor, status: Tensor, rival: Tensor) -> Column:
+        end = self.end(place)
+        return Column(
+            self.name,
+            self.threat.norm.name,
+            self.layer if end else place,
+            self.method.kind,
+            self.options,
+            distance=array(distance).astype(np.float64),
+            status=array(status).astype(np.uint8),
+            rival=array(rival).astype(np.int32),
+            end=end,
+        )
+
+    def _proved(self, place: str) -> bool:
+        """Whether the column there is a lower end."""
+        return self.method.kind in (Kind.LOWER, Kind.SMOOTHED) or place == "lower"
+
+
+def build_requests(model: nn.Module, asked: Asked) -> list[Request]:
     """Every method in every norm; searches at every layer of `search_at`, the others at the input."""
+    search_at = resolve_layers(model, asked.search_at)
     found = []
-    for name, method in methods.items():
-        for threat in threats:
+    for name, method in asked.methods.items():
+        for norm in asked.norms:
             for layer in search_at if method.kind is Kind.UPPER else (INPUT,):
-                places = _places(model, method, layer, subspace)
-                found.append(Request(name, method, threat, layer, places))
+                places = _places(model, method, layer, asked.limits.subspace is not None)
+                found.append(Request(name, method, asked.threat(norm), layer, places))
     return found
 
 
@@ -105,6 +138,12 @@ def _places(model: nn.Module, method: Method, layer: str, subspace: bool) -> tup
     if method.kind is Kind.ESTIMATE and not subspace:
         return resolve_layers(model, getattr(method, "layers", (INPUT,)))
     return (layer,)
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The tensor's values, for a table."""
+    found: np.ndarray = tensor.detach().cpu().numpy()
+    return found
 
 
 def unfinished(column: Column) -> np.ndarray:

@@ -1,151 +1,141 @@
-"""A measurement that survives being killed: batches become parts, parts become the file."""
+"""A measurement that survives being killed: every batch is on disk as soon as it is done."""
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
-from marginkit.data.dataset import Batch
-from marginkit.distributed import ALONE, Ranks
+from marginkit.distributed import Ranks
 from marginkit.errors import MarginkitError
-from marginkit.files.atomic import cannot_write, require_absent, sha256
-from marginkit.measurement.batch import Work
+from marginkit.events import Begun, Event, NothingNew
+from marginkit.files.atomic import require_absent, sha256
+from marginkit.measurement.batch import BatchRunner
+from marginkit.measurement.loader import Loader
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.plan import Plan
-from marginkit.measurement.requests import unfinished
+from marginkit.measurement.requests import Request, unfinished
+from marginkit.measurement.settings import Target
 from marginkit.table.provenance import Provenance, difference, plain
-from marginkit.table.reading import OpenTable, opened_table, read
+from marginkit.table.reading import opened_table
 from marginkit.table.records import Meta
-from marginkit.table.table import Column, MarginTable
-from marginkit.table.verdicts import combined
-from marginkit.table.writing import write_tables
+from marginkit.table.table import MarginTable
+from marginkit.versions import versions
 
 Needed = dict[int, list[int]]  # a batch's number -> which requests it has to answer
 
 
 @dataclass(frozen=True)
-class Job:
-    """Measures into a file.
+class Todo:
+    """What a measurement into a file has to do.
 
     Attributes:
-        out: the file.
-        work: what is done with a batch.
-        plan: which batches there are.
-        provenance: what the numbers depend on: where it changed, nothing is resumed.
-        meta: what the file is to say of itself.
-        resume: go on with unfinished parts, or add to a finished file what it lacks.
-        overwrite: replace what is there.
-        ranks: the processes that share the work.
-        owes: what `describe` is to say of a finished file, where that does not say it yet.
+        needed: what the file lacks.
+        pending: what of it no part has yet.
+        adds: whether the parts add to a finished file.
     """
 
-    out: Path
-    work: Work
+    needed: Needed
+    pending: Needed
+    adds: bool
+
+
+@dataclass(frozen=True)
+class Job:
+    """A measurement into a file.
+
+    Attributes:
+        target: the file, and what to do where there is one.
+        plan: which batches there are.
+        requests: what is asked.
+        depends: what the numbers depend on: where it changed, nothing is resumed.
+        about: what the file is to say of itself.
+        checks: whether it is to say whether it can be believed.
+    """
+
+    target: Target
     plan: Plan
-    provenance: Meta
-    meta: Meta
-    resume: bool = False
-    overwrite: bool = False
-    ranks: Ranks = ALONE
-    owes: tuple[str, ...] = ()
-
-    def __call__(
-        self,
-        fetch: Callable[[Iterable[range]], Iterator[Batch]],
-        describe: Callable[[MarginTable], Meta],
-    ) -> None:
-        """Measures what is missing and puts the file in its place.
-
-        Args:
-            fetch: positions -> batches.
-            describe: the part of `meta` that follows from the whole table.
-
-        Raises:
-            MarginkitError: there is a file already, or the run to resume was another, or can't write.
-        """
-        with self._parts.alone() if self.ranks.first else nullcontext():
-            needed, pending, adds = self.ranks.agree(self._prepare)
-            if self.ranks.first:
-                self._announce(needed, pending)
-            try:
-                with self._before(adds and bool(pending)) as file:
-                    for batch in fetch(self.plan.groups[n] for n in self.ranks.share(sorted(pending))):
-                        number = int(batch[0][0]) // self.plan.batch_size
-                        known = file.rows(self.plan.rows(number)) if file else None
-                        self._parts.save(number, self.work(batch, pending[number], known))
-            finally:
-                if self.ranks.world == 1 and not self._parts.numbers():
-                    self._parts.clear()  # a mistake seen in the first batch leaves nothing to go on with
-            self.ranks.wait()
-            if self.ranks.first and needed:
-                self._assemble(needed, describe)
-            elif self.ranks.first and not set(self.owes) <= set(
-                (before := read(self.out, light=True).provenance).plain()
-            ):
-                self._put(self._tables(needed, adds=True), before, describe)
-            self.ranks.wait()
+    requests: Sequence[Request]
+    depends: Meta
+    about: Provenance
+    checks: bool = False
 
     @property
-    def _parts(self) -> Parts:
-        return Parts(self.out)
+    def parts(self) -> Parts:
+        """The finished batches."""
+        return Parts(self.target.path)
 
-    def _before(self, adds: bool) -> AbstractContextManager[OpenTable | None]:
-        """The finished file that is added to, open for reading; None where there is none."""
-        return opened_table(self.out) if adds else nullcontext()
+    @contextmanager
+    def alone(self, ranks: Ranks) -> Iterator[None]:
+        """Refuses another measurement into the same file; when it ends, every process is here."""
+        if ranks.first:
+            with self.parts.alone():
+                yield
+                ranks.wait()
+        else:
+            yield
+            ranks.wait()
 
-    def _announce(self, needed: Needed, pending: Needed) -> None:
-        if not needed:
-            self.work.tell("nothing new", file=str(self.out))
-            return
-        totals: dict[str, int] = {}
-        for number, wanted in pending.items():
-            for name in {self.work.requests[i].name for i in wanted}:
-                totals[name] = totals.get(name, 0) + len(self.plan.groups[number])
-        about = {key: self.meta[key] for key in ("command", "versions") if key in self.meta}
-        kept = len(needed) - len(pending)
-        self.work.tell(
-            "begun", samples=totals, batches=len(pending), kept=kept, host=platform.node(), **about
-        )
+    def incomplete(self, todo: Todo) -> bool:
+        """Whether there is anything to put into the file: measured now, or checks that it does not have."""
+        if todo.needed or not self.checks:
+            return bool(todo.needed)
+        with opened_table(self.target.path) as file:
+            return file.provenance.reliability is None
+
+    def begun(self, todo: Todo) -> Event:
+        """What to tell of the work ahead."""
+        if not todo.needed:
+            return NothingNew(str(self.target.path))
+        samples: dict[str, int] = {}
+        for number, wanted in todo.pending.items():
+            for name in {self.requests[i].name: None for i in wanted}:
+                samples[name] = samples.get(name, 0) + len(self.plan.groups[number])
+        kept = len(todo.needed) - len(todo.pending)
+        command = tuple(self.about.command)
+        return Begun(samples, len(todo.pending), kept, platform.node(), versions(), command)
 
     # What is to be done --------------------------------------------------------------------------------
 
-    def _prepare(self) -> tuple[Needed, Needed, bool]:
-        """What the file lacks, what of it the parts lack, and whether there is a file."""
-        if not self.resume:
-            require_absent(self.out, self.overwrite)
-        begun = self._parts.manifest() if self._parts.numbers() else None
-        if begun is not None and not (self.resume or self.overwrite):
+    def prepare(self) -> Todo:
+        """Finds out what is there, refuses what does not fit, and clears away what does not count.
+
+        Raises:
+            MarginkitError: there is a file already, or the run to resume was another.
+        """
+        out, resume = self.target.path, self.target.resume
+        if not resume:
+            require_absent(out, self.target.overwrite)
+        begun = self.parts.manifest() if self.parts.numbers() else None
+        if begun is not None and not (resume or self.target.overwrite):
             raise MarginkitError(
-                f"{self._parts.folder} holds an unfinished measurement: go on with --resume, or start again"
+                f"{self.parts.folder} holds an unfinished measurement: go on with --resume, or start again"
                 " with --overwrite"
             )
         replaces = begun is not None and begun["provenance"]["onto"] is None  # what --overwrite began
-        adds = self.resume and self.out.exists() and not replaces
+        adds = resume and out.exists() and not replaces
         needed = self._lacking() if adds else dict.fromkeys(self.plan.groups, self._all)
-        provenance = plain({**self.provenance, "onto": sha256(self.out) if adds else None})
-        if begun is None or not self.resume or not needed:
-            self._parts.clear()
-        elif found := difference(begun["provenance"], provenance):
+        depends = plain({**self.depends, "onto": sha256(out) if adds else None})
+        if begun is None or not resume or not needed:
+            self.parts.clear()
+        elif found := difference(begun["provenance"], depends):
             raise MarginkitError(
-                f"{self._parts.folder} was begun with {found}: go on with the same, or start again with"
+                f"{self.parts.folder} was begun with {found}: go on with the same, or start again with"
                 " --overwrite"
             )
-        if needed and self._parts.manifest() is None:
-            self._parts.begin({"provenance": provenance, "meta": self.meta})
-        done = self._parts.numbers()
-        return needed, {number: wanted for number, wanted in needed.items() if number not in done}, adds
+        if needed and self.parts.manifest() is None:
+            self.parts.begin({"provenance": depends, "meta": self.about.plain()})
+        done = self.parts.numbers()
+        return Todo(needed, {number: wanted for number, wanted in needed.items() if number not in done}, adds)
 
     @property
     def _all(self) -> list[int]:
-        return list(range(len(self.work.requests)))
+        return list(range(len(self.requests)))
 
     def _lacking(self) -> Needed:
         """What a finished file does not have yet."""
-        with opened_table(self.out) as file:
+        with opened_table(self.target.path) as file:
             table = file.rows(light=True)
             self._refuse_another(table, file.keeps_inputs)
         columns = {column.name: column for column in table.columns}
@@ -154,7 +144,7 @@ class Job:
             rows = self.plan.rows(number)
             wanted = [
                 i
-                for i, request in enumerate(self.work.requests)
+                for i, request in enumerate(self.requests)
                 if any(n not in columns or unfinished(columns[n])[rows].any() for n in request.names)
             ]
             if wanted:
@@ -163,71 +153,38 @@ class Job:
 
     def _refuse_another(self, table: MarginTable, keeps: bool) -> None:
         """Refuses to add to a file that another model, data set, threat or option gave."""
+        path = self.target.path
         before = {"samples": len(table), "witnesses": keeps, **table.provenance.identity()}
         now = {
             "samples": len(self.plan.positions),
-            "witnesses": self.work.witnesses,
-            **{key: value for key, value in Provenance.of(self.meta).identity().items() if key in before},
+            "witnesses": self.depends["witnesses"],
+            **{key: value for key, value in self.about.identity().items() if key in before},
         }
         names = {column.name: column for column in table.columns}
-        for request in self.work.requests:
+        for request in self.requests:
             for name in names.keys() & request.names:
                 before[name], now[name] = names[name].options, request.options
         if found := difference(plain(before), plain(now)):
-            raise MarginkitError(f"{self.out} has {found}: measure into another file, or --overwrite")
-
-    # The file ------------------------------------------------------------------------------------------
-
-    def _assemble(self, needed: Needed, describe: Callable[[MarginTable], Meta]) -> None:
-        """One file out of the parts, and of the finished file that they add to."""
-        manifest = self._parts.manifest()
-        assert manifest is not None
-        before = None if manifest["provenance"]["onto"] is None else read(self.out, light=True)
-        provenance = Provenance.of(manifest["meta"], f"{self._parts.folder}: meta")
-        if before is not None:
-            asked = {name for request in self.work.requests for name in request.names}
-            new = sorted(asked - {column.name for column in before.columns})
-            provenance = before.provenance.with_added(provenance, new)
-        self._put(self._tables(needed, before is not None), provenance, describe)
-
-    def _put(
-        self, tables: Iterator[MarginTable], before: Provenance, describe: Callable[[MarginTable], Meta]
-    ) -> None:
-        """The file in its place, whole."""
-
-        def about(table: MarginTable) -> Provenance:
-            return combined(before, before.updated(describe(table)))
-
-        path = self._parts.folder / "whole.h5"
-        whole = write_tables(tables, len(self.plan.positions), path, about)
-        try:
-            os.replace(path, self.out)
-        except OSError as error:
-            raise cannot_write(self.out, error) from error
-        self._parts.clear()
-        self.work.tell("finished", samples=len(whole), columns=[column.name for column in whole.columns])
-
-    def _tables(self, needed: Needed, adds: bool) -> Iterator[MarginTable]:
-        again = {name for wanted in needed.values() for i in wanted for name in self.work.requests[i].names}
-        with self._before(adds) as file:
-            for number in self.plan.groups:
-                part = self._parts.load(number) if number in needed else None
-                before = _forgotten(file.rows(self.plan.rows(number)), again) if file else None
-                yield _combined(before, part)
+            raise MarginkitError(f"{path} has {found}: measure into another file, or --overwrite")
 
 
-def _forgotten(table: MarginTable, again: set[str]) -> MarginTable:
-    """Without the notes of columns that were measured again."""
-    columns = (replace(c, note="") if c.name in again else c for c in table.columns)
-    return replace(table, columns=tuple(columns))
+def run_resumable(job: Job, runner: BatchRunner, loader: Loader, ranks: Ranks) -> Todo:
+    """Measures what is missing, batch by batch, each into a part as it is done.
 
-
-def _combined(before: MarginTable | None, part: MarginTable | None) -> MarginTable:
-    """The old columns, those measured again in their old places, then the new ones."""
-    if before is None or part is None:
-        found = before or part
-        assert found is not None
-        return found
-    new: dict[str, Column] = {column.name: column for column in part.columns}
-    kept = [new.pop(column.name, column) for column in before.columns]
-    return replace(before, columns=(*kept, *new.values()))
+    Raises:
+        MarginkitError: as `Job.prepare`, as the model and the methods do, or a part can't be written.
+    """
+    todo: Todo = ranks.agree(job.prepare)
+    if ranks.first:
+        runner.on_event(job.begun(todo))
+    try:
+        with opened_table(job.target.path) if todo.adds else nullcontext() as before:
+            for batch in loader(job.plan.groups[number] for number in ranks.share(sorted(todo.pending))):
+                number = job.plan.number(int(batch[0][0]))
+                known = before.rows(job.plan.rows(number)) if before else None
+                job.parts.save(number, runner(batch, todo.pending[number], known))
+    finally:
+        if ranks.world == 1 and not job.parts.numbers():
+            job.parts.clear()  # a mistake seen in the first batch leaves nothing to go on with
+    ranks.wait()
+    return todo

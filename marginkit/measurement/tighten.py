@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from marginkit.data.dataset import Bounds, Data, Source
-from marginkit.data.sources import load
+from marginkit import defaults
+from marginkit.data.dataset import Batch, Bounds, Data, Source
+from marginkit.distributed import find_device
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
-from marginkit.files.atomic import sha256
+from marginkit.events import Narrowed, OnEvent, unheard
 from marginkit.measurement.batch import hashes
 from marginkit.measurement.known_brackets import Known
+from marginkit.measurement.loader import Loader
+from marginkit.measurement.memory import halving
+from marginkit.measurement.prepare import prepared
 from marginkit.methods.exact import Exact
-from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.loading import Loading, load_subject
 from marginkit.norms import NORMS
 from marginkit.table.brackets import norms
 from marginkit.table.reading import read
@@ -33,17 +37,18 @@ FIRST, GROWTH = 0.5, 4.0  # seconds for an open sample at first, and the factor 
 TOGETHER = 8.0  # seconds for samples that are worked on in one go
 SAVED = 30.0  # seconds between two saves
 
-Say = Callable[[dict[str, tuple[int, int]]], None]
+Work = dict[str, Known]  # what is known, by norm
 
 
 def tighten(
     table: MarginTable,
     model: nn.Module,
     data: Data,
-    seconds: float,
+    seconds: float = defaults.TIME,
     *,
-    save: Callable[[MarginTable], None] = lambda table: None,
-    say: Say = lambda counts: None,
+    device: str = defaults.DEVICE,
+    out: Path | None = None,
+    on_event: OnEvent = unheard,
 ) -> MarginTable:
     """The table with columns `exact.<norm>.lower` and `.upper`, its brackets as narrow as the time allows.
 
@@ -54,44 +59,63 @@ def tighten(
         table: distances of the model's inputs; what bounds them is where the work starts.
         model, data: what it was measured on.
         seconds: of work; what is under way then is finished.
-        save: called with the table so far, now and then and at the end.
-        say: called with each norm's count of closed samples and of all.
+        device: where to compute; the model is moved there.
+        out: write this file too, every half minute and at the end, in one rename each.
+        on_event: hears how many brackets are closed.
 
     Raises:
         MarginkitError: an input is not the table's, or nothing in the table bounds a distance.
     """
     if not seconds > 0:
         raise UsageError(f"{seconds} seconds are no time to work in: give more than 0")
-    low, high = _box(table)
-    x = _inputs(table, data)
-    work = {
-        norm: Known.of(table, norm, Threat(NORMS[norm], low, high), data.shape)
-        for norm in norms(table, (c.name for c in table.columns))
-    }
-    if not work:
-        raise MarginkitError("no column of this table bounds a distance: measure with nearest or crown first")
-    start = saved = time.monotonic()
-    for norm, rows, limit in _plan(work, lambda: seconds - (time.monotonic() - start)):
-        left = max(0.0, seconds - (time.monotonic() - start))
-        method = Exact(time_limit=min(limit, left), total_time_limit=left)
-        y = torch.from_numpy(table.label[rows]).long()
-        work[norm].keep(rows, method.close(model, x(rows), y, work[norm].threat, work[norm].bracket(rows)))
-        say(_counts(work))
-        if time.monotonic() - saved > SAVED:
-            save(_with(table, work, time.monotonic() - start))
-            saved = time.monotonic()
-    whole = _with(table, work, time.monotonic() - start)
-    save(whole)
+    work = _known(table, data)
+    started = saved = time.monotonic()
+    place = find_device(device)
+    with prepared(model, place) as models:
+        rows = _Rows(table, Loader.of(data, models.plain, place))
+        on_event(Narrowed(_counts(work)))
+        for norm, chosen, limit in _plan(work, started + seconds):
+            left = max(0.0, started + seconds - time.monotonic())
+            method = Exact(time_limit=min(limit, left), total_time_limit=left)
+            _narrow(work[norm], method, models.plain, rows.batch(chosen), on_event)
+            on_event(Narrowed(_counts(work)))
+            if out is not None and time.monotonic() - saved > SAVED:
+                write(_with(table, work, time.monotonic() - started), out)
+                saved = time.monotonic()
+    whole = _with(table, work, time.monotonic() - started)
+    if out is not None:
+        write(whole, out)
     return whole
 
 
-def _plan(work: dict[str, Known], left: Callable[[], float]) -> Iterator[tuple[str, list[int], float]]:
-    """Norm, samples and seconds for each of them, until all is closed or the time is up."""
+def _known(table: MarginTable, data: Data) -> Work:
+    """What the table says, in every norm in which it bounds a distance."""
+    threats = {norm: Threat(NORMS[norm], *_box(table)) for norm in NORMS}
+    bounded = norms(table, (c.name for c in table.columns))
+    if not bounded:
+        raise MarginkitError("no column of this table bounds a distance: measure with nearest or crown first")
+    return {norm: Known.of(table, threats[norm], data.shape) for norm in bounded}
+
+
+def _narrow(known: Known, method: Exact, model: nn.Module, batch: Batch, on_event: OnEvent) -> None:
+    """Goes on from what is known of some rows of the table, and takes over what is found."""
+    rows, x, y = batch
+    start = known.bracket(rows.tolist())
+
+    def close(part: slice) -> None:
+        found = method.close(model, x[part], y[part], known.threat, start.part(part))
+        known.keep(rows[part].tolist(), found)
+
+    halving(close, len(x), "exact", on_event)
+
+
+def _plan(work: Work, end: float) -> Iterator[tuple[str, list[int], float]]:
+    """Norm, samples and seconds for each of them, until all is closed or the clock shows `end`."""
     tolerance = Exact().tolerance
     for norm, known in work.items():
         rows = (known.open(tolerance) & known.blank()).nonzero()[0].tolist()
         for k in range(0, len(rows), BATCH):
-            if left() <= 0:
+            if time.monotonic() >= end:
                 return
             yield norm, rows[k : k + BATCH], 0.0
     limit = FIRST
@@ -105,7 +129,7 @@ def _plan(work: dict[str, Known], left: Callable[[], float]) -> Iterator[tuple[s
         if not waiting:
             return
         for norm, rows in _together(sorted(waiting, reverse=True), max(1, int(TOGETHER / limit))):
-            if left() <= 0:
+            if time.monotonic() >= end:
                 return
             yield norm, rows, limit
         limit *= GROWTH
@@ -118,18 +142,18 @@ def _together(waiting: list[tuple[float, str, int]], most: int) -> Iterator[tupl
         yield from ((norm, rows[k : k + most]) for k in range(0, len(rows), most))
 
 
-def _counts(work: dict[str, Known]) -> dict[str, tuple[int, int]]:
+def _counts(work: Work) -> dict[str, tuple[int, int]]:
     tolerance = Exact().tolerance
     return {norm: (int((~k.open(tolerance)).sum()), len(k.lower)) for norm, k in work.items()}
 
 
-def _with(table: MarginTable, work: dict[str, Known], spent: float) -> MarginTable:
+def _with(table: MarginTable, work: Work, spent: float) -> MarginTable:
     """The table with what is known now in its columns of `exact`."""
     columns = {column.name: column for column in table.columns}
     for norm, known in work.items():
         before = columns.get(f"exact.{norm}.upper")
         options = asdict(Exact()) if before is None else before.options
-        columns |= {column.name: column for column in known.columns(norm, options, table.input)}
+        columns |= {column.name: column for column in known.columns(options, table.input)}
     run = {"seconds": round(spent, 3), "closed": _counts(work), "versions": versions()}
     runs = [*(before.plain() for before in table.provenance.tightened), run]
     provenance = table.provenance.updated({"tightened": runs})
@@ -145,59 +169,69 @@ def _box(table: MarginTable) -> Bounds:
     return low, high
 
 
-def _inputs(table: MarginTable, data: Data) -> Callable[[list[int]], Tensor]:
-    """The inputs of some rows, found at their positions in the data and checked by their hashes."""
-    if len(table) and int(table.index.max()) >= len(data):
-        raise IncompatibleError(f"the table has sample {table.index.max()}, but {data.name} has {len(data)}")
+@dataclass(frozen=True)
+class _Rows:
+    """A table's rows with the inputs that they were measured on."""
 
-    def inputs(rows: list[int]) -> Tensor:
-        x = data.inputs([int(i) for i in table.index[rows]])
-        if table.hash is not None and (wrong := np.flatnonzero(hashes(x) != table.hash[rows])).size:
+    table: MarginTable
+    loader: Loader
+
+    def __post_init__(self) -> None:
+        data, index = self.loader.data, self.table.index
+        if len(index) and int(index.max()) >= len(data):
+            raise IncompatibleError(f"the table has sample {index.max()}, but {data.name} has {len(data)}")
+
+    def batch(self, rows: list[int]) -> Batch:
+        """(rows, x, y), inputs found at their positions in the data and checked by their hashes."""
+        index, y = self.table.index[rows], torch.from_numpy(self.table.label[rows]).long()
+        ((_, x, _),) = self.loader([index.tolist()])
+        kept = self.table.hash
+        if kept is not None and (wrong := np.flatnonzero(hashes(x) != kept[rows])).size:
             raise IncompatibleError(
-                f"sample {table.index[rows[wrong[0]]]} of {data.name} has another hash than in the table:"
+                f"sample {index[wrong[0]]} of {self.loader.data.name} has another hash than in the table:"
                 " give the data it was measured on"
             )
-        return x
-
-    return inputs
+        return torch.tensor(rows), x, y.to(x.device)
 
 
 def tighten_file(
     path: Path,
-    model: Path,
-    seconds: float,
+    model: str | Path,
+    seconds: float = defaults.TIME,
     out: Path | None = None,
     *,
+    loading: Loading | None = None,
     source: Source | None = None,
-    say: Say = lambda counts: None,
+    device: str = defaults.DEVICE,
+    on_event: OnEvent = unheard,
 ) -> MarginTable:
-    """`tighten` of a file, saved every half minute and at the end, in one rename each.
+    """`tighten` of a file.
 
     Args:
         path: the table.
-        model: the checkpoint that it was measured on.
+        model: what it was measured on: a checkpoint, or another spec as in `load_subject`.
         seconds: as in `tighten`.
         out: where to write; the table itself by default.
+        loading: what else loading the model takes.
         source: where to find the data set.
-        say: as in `tighten`.
+        device, on_event: as in `tighten`.
 
     Raises:
         IncompatibleError: the checkpoint or the data are not the table's, or it was measured under a mask, in
             a subspace or on a grid.
     """
     table = read(path)
-    _same("checkpoint.sha256", table.provenance.checkpoint.sha256, sha256(model), model)
-    for limit in table.provenance.threat.narrower:
+    provenance, about = table.provenance, table.provenance.dataset
+    for limit in provenance.threat.narrower:
         raise IncompatibleError(
             f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
         )
-    checkpoint, _ = load_checkpoint(model, None)
-    about = table.provenance.dataset
     source = replace(source or Source(), split=about.split or "test")
-    data = load(str(about.name), source, bounds=_box(table))
-    _same("dataset.fingerprint", about.fingerprint, data.fingerprint, data.name)
+    subject = load_subject(model, loading or Loading(), str(about.name), source, _box(table))
+    _same("checkpoint.sha256", provenance.checkpoint.sha256, subject.about["sha256"], model)
+    _same("dataset.fingerprint", about.fingerprint, subject.data.fingerprint, subject.data.name)
     return tighten(
-        table, checkpoint.model(), data, seconds, save=lambda found: write(found, out or path), say=say
+        table, subject.model, subject.data, seconds, device=device, out=out or path, on_event=on_event
     )
 
 

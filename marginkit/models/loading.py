@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from hashlib import sha256 as new_sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from marginkit.files.untrusted import refuse_path
 from marginkit.models.architectures import Normalize
 from marginkit.models.checkpoint import Checkpoint, describe, read_state
 from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.models.digest import model_digest
 from marginkit.models.programs import is_program, load_program
 from marginkit.models.sources import SOURCES, Found, Request, factory, is_factory
 
@@ -166,7 +166,7 @@ def _foreign(
     _check_fits(model, data, spec)
     about = {
         "file": spec if loading.weights is None else loading.weights.name,
-        "sha256": _digest(model) if loading.weights is None else sha256(loading.weights),
+        "sha256": model_digest(model) if loading.weights is None else sha256(loading.weights),
         "spec": spec,
         "options": dict(loading.options),
         "normalization": None if found.mean is None else {"mean": found.mean, "std": found.std},
@@ -220,13 +220,3 @@ def _check_fits(model: nn.Module, data: Data, spec: str) -> None:
                 f"{spec} has {scores.shape[1]} scores, but {data.name} has the label {data.labels.max()}:"
                 " give weights for these classes"
             )
-
-
-def _digest(model: nn.Module) -> str:
-    """SHA-256 of parameters and buffers."""
-    digest = new_sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from marginkit import defaults
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data
+from marginkit.data.dataset import Data
 from marginkit.errors import UsageError
+from marginkit.events import OnEvent, Progress, unheard
 from marginkit.kinds import INPUT, Kind
-from marginkit.methods.constraints import FREE, Limits
+from marginkit.methods.asked import Asked
 from marginkit.methods.torchattacks import TorchAttack
-from marginkit.norms import NORMS
 from marginkit.reliability import behaviour, gradients, searches
 from marginkit.reliability.probe import Probe, doubled
 from marginkit.table.brackets import LIMIT, ends, limit
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.verdicts import KEY, Verdict
-from marginkit.types import Bracket, Method, Threat
+from marginkit.types import Bracket, Method
 
-SAMPLES = 32
 NEARER = 0.8  # a search without gradients has to be nearer by a fifth to count
 Figure = float | Mapping[str, float]  # one, or one a norm or column
+T = TypeVar("T")
 
 PROBES: dict[str, Callable[[Probe], Figure]] = {
     "randomised": behaviour.randomised,
@@ -48,37 +49,52 @@ def examine(
     table: MarginTable,
     model: nn.Module,
     data: Data,
-    methods: Mapping[str, Method],
+    asked: Asked,
     *,
-    bounds: Bounds = (0.0, 1.0),
-    limits: Limits = FREE,
-    samples: int = SAMPLES,
+    samples: int = defaults.CHECKS,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    on_event: OnEvent = unheard,
 ) -> dict[str, Any]:
     """The checks' verdicts, as they are to stand in the table's meta; empty where nothing was checked.
 
     Args:
         table: what was measured, or part of it.
-        model, data, methods, bounds, limits, device: what it was measured with.
+        model, data, asked: what it was measured with, and how; the data go where the model is.
         samples: how many correctly classified samples to look at, spread evenly over the table; 0 for no
             checks.
         seed: of everything random; the same seed gives the same verdicts.
+        on_event: hears of the progress, search by search and check by check.
     """
     if samples < 0:
         raise UsageError(f"{samples} samples can't be checked: give 0 for no checks, or more")
     chosen = _spread(np.flatnonzero(table.predicted == table.label), samples)
     if not len(chosen):
         return {}
-    model = model.to(device)
+    few = table.rows(chosen)
+    steps = _Steps(len(_searched(few, asked)) + len(PROBES), on_event)
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            probe = _probe(table.rows(chosen), model, data, methods, bounds, limits, seed)
-            found = [_judged(name, check, probe) for name, check in PROBES.items()]
+            probe = _probe(few, model, data, asked, seed, steps)
         except Exception as error:  # whatever fails here, the measurement is worth more
             found = [Verdict.of_crash(name, error) for name in PROBES]
+        else:
+            found = [steps.after(_judged(name, check, probe)) for name, check in PROBES.items()]
     return {KEY: {"samples": len(chosen), "seed": seed, "verdicts": [asdict(verdict) for verdict in found]}}
+
+
+class _Steps:
+    """Tells how many of all searches and checks are done."""
+
+    def __init__(self, total: int, on_event: OnEvent) -> None:
+        self.done, self.total, self.on_event = 0, total, on_event
+        on_event(Progress("checks", 0, total))
+
+    def after(self, answer: T) -> T:
+        """The answer, when one more is done."""
+        self.done += 1
+        self.on_event(Progress("checks", self.done, self.total))
+        return answer
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:
@@ -88,39 +104,42 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
     return rows[np.linspace(0, len(rows) - 1, count).round().astype(int)] if count else rows[:0]
 
 
-def _probe(
-    table: MarginTable,
-    model: nn.Module,
-    data: Data,
-    methods: Mapping[str, Method],
-    bounds: Bounds,
-    limits: Limits,
-    seed: int,
-) -> Probe:
+def _searched(table: MarginTable, asked: Asked) -> list[Column]:
+    """What searches at the input found; in a subspace they say nothing of all directions."""
+    if asked.limits.subspace is not None:
+        return []
+    kept = (c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT)
+    return [column for column in kept if column.method in asked.methods]
+
+
+def _probe(table: MarginTable, model: nn.Module, data: Data, asked: Asked, seed: int, steps: _Steps) -> Probe:
+    methods = asked.methods
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     x = data.inputs(table.index.tolist()).to(like)
     y = torch.from_numpy(table.label.astype(np.int64)).to(like.device)
-    upper = [c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT and c.method in methods]
-    upper = [] if limits.subspace is not None else upper  # a subspace says nothing of all directions
+    upper = _searched(table, asked)
     known = {c.norm: ends(table, c.norm) for c in upper}
     threats = {
-        norm: Threat(NORMS[norm], *bounds, limits.mask, limits.levels)
-        for norm in known or dict.fromkeys(column.norm for column in table.columns)
+        norm: asked.threat(norm) for norm in known or dict.fromkeys(column.norm for column in table.columns)
     }
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values, np.float64)).to(like.device)
 
+    def anew(column: Column) -> Bracket | None:
+        method = doubled(methods[column.method])
+        answer = None if method is None else method(model, x, y, threats[column.norm])
+        return answer if isinstance(answer, Bracket) else None
+
     found = {norm: tensor(e.upper) for norm, e in known.items()}
-    effort = {c.name: doubled(methods[c.method]) for c in upper}
-    again = {c.name: m(model, x, y, threats[c.norm]) for c in upper if (m := effort[c.name])}
+    again = {c.name: steps.after(anew(c)) for c in upper}
     return Probe(
         model, x, y, threats,
         searches={c.method: methods[c.method] for c in upper},
         found=found,
         claimed={n: _claimed(d, [c for c in upper if c.norm == n], methods) for n, d in found.items()},
         before={c.name: tensor(c.distance) for c in upper},
-        again={name: answer for name, answer in again.items() if isinstance(answer, Bracket)},
+        again={name: answer for name, answer in again.items() if answer is not None},
         seed=seed,
     )  # fmt: skip
 

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from marginkit import defaults
 from marginkit.activations import evaluating
 from marginkit.data.dataset import Bounds, Data, grouped
 from marginkit.data.regimes import augmented, limited
-from marginkit.distributed import ALONE, Ranks
+from marginkit.distributed import ALONE, Ranks, find_device
 from marginkit.errors import MarginkitError
-from marginkit.events import Track, silent
+from marginkit.events import EpochDone, OnEvent, tracked, unheard
 from marginkit.files.atomic import replacing
 from marginkit.logits import right
 from marginkit.losses import LOSSES, Loss, Scheduled
@@ -40,16 +41,16 @@ def train(
     data: Data,
     out: str | Path,
     *,
-    architecture: str = "cnn",
+    architecture: str = defaults.ARCHITECTURE,
     architecture_options: Mapping[str, Any] | None = None,
-    loss: str = "cross-entropy",
+    loss: str = defaults.LOSS,
     loss_options: Mapping[str, Any] | None = None,
     recipe: Recipe | None = None,
-    bounds: Bounds = (0.0, 1.0),
-    device: torch.device | str = "cpu",
-    workers: int = 0,
+    bounds: Bounds = defaults.BOUNDS,
+    device: torch.device | str = defaults.DEVICE,
+    workers: int = defaults.WORKERS,
     resume: bool = False,
-    track: Track = silent,
+    on_event: OnEvent = unheard,
     ranks: Ranks = ALONE,
 ) -> Checkpoint:
     """Trains a model and returns its best checkpoint.
@@ -66,10 +67,10 @@ def train(
         loss, loss_options: a name from LOSSES, and its options; `bounds` are its box where it has one.
         recipe: how to train.
         bounds: the box the inputs live in, kept in the checkpoint.
-        device: where to train.
+        device: where to train; `auto` is the GPU where there is one.
         workers: processes that load images ahead.
         resume: go on from `<stem>.last.pt` where there is one.
-        track: shows progress.
+        on_event: hears of the progress and of every epoch's figures.
         ranks: the processes that share each batch; the first one writes.
 
     Raises:
@@ -82,8 +83,8 @@ def train(
             f"every label of {data.name} is {present[0]}: training needs at least two classes"
         )
     data, regime = limited(data, recipe.fraction, recipe.label_noise, recipe.seed)
-    device = torch.device(ranks.device(str(device)))
-    run = _Run(data, Path(out), recipe, device, workers, track if ranks.first else silent, ranks)
+    device = torch.device(ranks.device(find_device(device)))
+    run = _Run(data, Path(out), recipe, device, workers, on_event if ranks.first else unheard, ranks)
     with _seeded(recipe.seed, 0, run.device):
         model = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
@@ -121,7 +122,7 @@ class _Run:
     recipe: Recipe
     device: torch.device
     workers: int
-    track: Track
+    on_event: OnEvent
     ranks: Ranks = ALONE
 
     def __call__(self, model: nn.Sequential, loss: Loss, start: Checkpoint, resume: bool) -> Checkpoint:
@@ -148,6 +149,7 @@ class _Run:
             best = now if better else best
             if self.ranks.first:
                 self._write(now, better, optimizer, last)
+            self.on_event(EpochDone(metrics))
         self.ranks.wait()
         return best
 
@@ -237,7 +239,8 @@ class _Run:
         size = self.recipe.batch_size
         groups = [positions[i : i + size] for i in range(0, len(positions), size)]
         mine = [group[self.ranks.rank :: self.ranks.world] for group in groups] if split else groups
-        return self.track(grouped(self.data, mine, workers=self.workers), description, len(groups))
+        found = grouped(self.data, mine, workers=self.workers)
+        return tracked(found, description, len(groups), self.on_event)
 
     def _restore(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, start: Checkpoint, last: Path

@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from marginkit import defaults
 from marginkit.data.regimes import Augmentation
 from marginkit.errors import MarginkitError
 
@@ -55,21 +56,21 @@ class Recipe:
         seed: of everything random.
     """
 
-    epochs: int = 10
-    batch_size: int = 128
-    optimizer: Literal["adam", "sgd", "rmsprop"] = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine", "linear", "step"] = "cosine"
-    clip: float | None = 1.0
-    noise: float = 0.0
-    fraction: float = 1.0
-    label_noise: float = 0.0
+    epochs: int = defaults.EPOCHS
+    batch_size: int = defaults.BATCH_SIZE
+    optimizer: Literal["adam", "sgd", "rmsprop"] = defaults.OPTIMIZER
+    learning_rate: float = defaults.LEARNING_RATE
+    momentum: float = defaults.MOMENTUM
+    weight_decay: float = defaults.WEIGHT_DECAY
+    schedule: Literal["constant", "cosine", "linear", "step"] = defaults.SCHEDULE
+    clip: float | None = defaults.CLIP
+    noise: float = defaults.NOISE
+    fraction: float = defaults.FRACTION
+    label_noise: float = defaults.LABEL_NOISE
     augment: tuple[Augmentation, ...] = ()
     amp: bool = False
-    validation: float = 0.1
-    seed: int = 0
+    validation: float = defaults.VALIDATION
+    seed: int = defaults.SEED
 
     def __post_init__(self) -> None:
         """Refuses what can't be meant."""

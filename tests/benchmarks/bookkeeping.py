@@ -5,10 +5,10 @@
     python tests/benchmarks/bookkeeping.py --reading 20000
 
 Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
-log, and the putting together of the file (less the layers' variances, measured there). Each limit is
-a process of its own, whose peak memory is told. `--cheap` takes `fgsm`, for the memory of many samples.
-`--reading N` needs no data: it makes up a file of N samples with witnesses and tells what a batch of its rows
-costs, in processor time, when the file is opened for each and when it is opened once.
+log, and the putting together of the file. Each limit is a process of its own, whose peak memory is told.
+`--cheap` takes `fgsm`, for the memory of many samples. `--reading N` needs no data: it makes up a file of N samples
+with witnesses and tells what a batch of its rows costs, in processor time, when the file is opened for each and when
+it is opened once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ import torch
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.kinds import Kind
-from marginkit.measurement import measure as measuring
-from marginkit.measurement.event_log import Journal
+from marginkit.measurement.assembly import Assembly
+from marginkit.measurement.event_log import EventLog
 from marginkit.measurement.measure import measure
 from marginkit.measurement.parts import Parts
-from marginkit.measurement.resumable import Job
 from marginkit.methods.configure import configure_methods
 from marginkit.table.reading import opened_table, read
 from marginkit.table.table import Column, MarginTable
@@ -41,7 +40,7 @@ from marginkit.table.writing import write
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
-TOOK = {"parts": 0.0, "log": 0.0, "file": 0.0, "described": 0.0}
+TOOK = {"parts": 0.0, "log": 0.0, "file": 0.0}
 
 
 def timed(cls: Any, name: str, label: str) -> None:
@@ -64,9 +63,9 @@ def once(limit: int, options: argparse.Namespace) -> None:
     data = load("mnist", Source(split="train", root=options.data_root))
     few = replace(data, labels=data.labels[:4000])
     timed(Parts, "save", "parts")
-    timed(Journal, "__call__", "log")
-    timed(Job, "_assemble", "file")
-    timed(measuring, "_describe", "described")
+    timed(EventLog, "__call__", "log")
+    timed(Assembly, "table", "file")
+    timed(Assembly, "write", "file")
     methods = (
         configure_methods(["fgsm"], {"fgsm": {"eps": 0.1}})
         if options.cheap
@@ -76,13 +75,14 @@ def once(limit: int, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "a.h5"
         recipe = Recipe(epochs=1, validation=0)
-        model = train(few, Path(folder) / "model.pt", recipe=recipe).model()
+        at = Path(folder) / "model.pt"
+        model = train(few, at, loss="cross-entropy", recipe=recipe, device="cpu").model()
         began = time.perf_counter()
-        measure(model, data, methods, ["l2"], limit=limit, out=out, witnesses=options.witnesses)
+        settings = {"limit": limit, "out": out, "witnesses": options.witnesses, "light": True, "checks": 0}
+        measure(model, data, methods, ["l2"], device="cpu", **settings)
         whole = time.perf_counter() - began
         size = out.stat().st_size / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    TOOK["file"] -= TOOK.pop("described")
     shares = ", ".join(f"{name} {seconds / whole:.2%}" for name, seconds in TOOK.items())
     print(
         f"{limit} samples: {whole:.1f} s, of which {sum(TOOK.values()) / whole:.2%} ({shares});"
