@@ -6,7 +6,6 @@ import io
 import json
 from dataclasses import asdict, replace
 
-import made_up
 import numpy as np
 import pytest
 from scipy import stats
@@ -221,16 +220,6 @@ def test_differences_within_the_rope_are_ties():
     assert "practically equal" in next(sentences(compare(table(base), table(base + 0.05), settings=settings)))
     far = compare(table(base), table(base + 0.5), settings=settings)
     assert "larger on average" in next(sentences(far))
-
-
-@pytest.mark.parametrize("end", ["lower", "upper"])
-def test_both_ends_of_exact_are_cut_and_tied_as_other_columns_of_the_norm(end):
-    settings = Settings(taus={"l2": 2.5}, ropes={"l2": 0.1})
-    pair = [made_up.table(*made_up.exact([d, d], [3 * d, 3 * d])) for d in (1.0, 1.02)]
-    rows = {row.name: row for row in compare(*pair, settings=settings).columns}
-    row = rows[f"exact.l2.{end}"]
-    assert (row.tau, row.tau_is, row.rope, row.ties) == (2.5, "given", 0.1, 2)
-    assert row.layer == end, "as its file says"
 
 
 def test_tau_is_the_given_one_else_the_smaller_limit_else_the_largest_found():

@@ -19,7 +19,7 @@ from marginkit.comparison.groups import compare_groups
 from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.comparison.summary import figures
-from marginkit.errors import UsageError
+from marginkit.errors import MarginkitError, UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.report import group_sentences, overview, sentences, summary
 from marginkit.report.charts.curves import difference
@@ -190,7 +190,7 @@ def test_an_accuracy_at_chance_is_said_plainly_by_every_command(tmp_path):
 def checked(*found: Verdict, **changes) -> MarginTable:
     entries = [vars(verdict) | changes for verdict in found]
     plain = table(column(SPREAD))
-    return replace(plain, meta={**plain.meta, KEY: {"samples": 5, "seed": 0, "verdicts": entries}})
+    return plain.with_meta({**plain.meta, KEY: {"samples": 5, "seed": 0, "verdicts": entries}})
 
 
 def test_checks_that_crash_are_one_doubt_for_each_error():
@@ -206,18 +206,28 @@ def test_checks_that_crash_are_one_doubt_for_each_error():
     assert [flag.code for flag in found] == ["check-failed", "check-failed"]
     assert "it: randomised, eight-bit: the check gave no answer (failed: no kernel)" in found[0].text
     assert "it: probabilities: the check gave no answer (failed: ValueError)" in found[1].text
-    assert {v.check for v in verdicts(made.meta) if v.crashed} == {"randomised", "eight-bit", "probabilities"}
+    assert {v.check for v in verdicts(made.provenance) if v.crashed} == {
+        "randomised",
+        "eight-bit",
+        "probabilities",
+    }
 
 
 def test_a_crashed_check_outlives_a_later_run_that_has_an_answer():
-    before = checked(Verdict.of_crash("randomised", RuntimeError("no"))).meta
-    now = checked(Verdict.of("randomised", 0.0)).meta
+    before = checked(Verdict.of_crash("randomised", RuntimeError("no"))).provenance
+    now = checked(Verdict.of("randomised", 0.0)).provenance
     (verdict,) = verdicts(combined(before, now))
     assert verdict.crashed
     assert verdict.note == "failed: no"
 
 
-@pytest.mark.parametrize("note", [None, 3, ["x"], "\x1b[31m" + "y" * 9999])
+@pytest.mark.parametrize("note", [None, 3, ["x"]])
+def test_a_note_that_is_no_text_is_refused(note):
+    with pytest.raises(MarginkitError, match=r"verdicts\[0\]\.note is .*; expected text"):
+        checked(Verdict.of_crash(next(iter(CHECKS)), RuntimeError("no")), note=note)
+
+
+@pytest.mark.parametrize("note", ["", "\x1b[31m" + "y" * 9999])
 def test_a_note_from_a_file_is_shown_safely(note):
     crash = Verdict.of_crash(next(iter(CHECKS)), RuntimeError("no"))
     (flag,) = [f for f in table_flags(checked(crash, note=note), "it") if f.code == "check-failed"]
