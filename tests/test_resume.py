@@ -320,7 +320,9 @@ def test_columns_of_no_rows_have_the_names_that_answers_have(model):
     from marginkit.methods.asked import Asked
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])
-    asked = build_requests(model, Asked(methods, ("l2",), search_at=("input", "hidden1")))
+    asked = build_requests(
+        Asked(methods, ("l2",), search_at=("input", "hidden1")).resolved(model, load("digits").inputs([0, 1]))
+    )
     assert [name for request in asked for name in request.names] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",
         "exact.l2.lower", "exact.l2.upper", "crown.l2", "nearest.l2", "nearest.l2.hidden1",

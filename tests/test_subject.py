@@ -38,6 +38,14 @@ class Five(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :5]
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.mix, self.fc = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.mix(self.rnn(x.squeeze(1))[0][:, -1]).relu())
+
 def wide():
     return nn.Linear(7, 10)
 """
@@ -84,6 +92,15 @@ def test_a_factory_without_weights_says_so_and_is_told_apart_by_its_numbers(modu
     assert "no --weights were given" in first.remarks[0]
     assert first.about["sha256"] != second.about["sha256"]
     assert not first.model.training
+
+
+def test_a_remark_names_the_stages_that_the_default_layers_leave_out(module):
+    asked = {"loading": Loading(app_dir=module), "dataset": "digits", "limit": 4}
+    table, remarks = measure_file("mynets:Recurrent", ["first_order"], ["l2"], **asked)
+    assert [column.layer for column in table.columns] == ["input", "mix"]
+    assert remarks[-1] == "default layers leave out rnn (gives tuple)"
+    for quiet in ({"methods": ["deepfool"]}, {"methods": ["first_order"], "layers": ("input", "mix")}):
+        assert len(measure_file("mynets:Recurrent", norms=["l2"], **quiet, **asked)[1]) == 1
 
 
 @pytest.mark.parametrize(

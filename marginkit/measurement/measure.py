@@ -15,7 +15,7 @@ from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
-from marginkit.events import Event, Finished, NothingNew, OnEvent, both, unheard
+from marginkit.events import Event, Finished, Noted, NothingNew, OnEvent, both, unheard
 from marginkit.measurement.assembly import Assembly
 from marginkit.measurement.batch import BatchRunner, Clock
 from marginkit.measurement.describe import Description, completed, dependencies, provenance
@@ -116,7 +116,12 @@ def measure(
     with processes() if measurement.target else nullcontext(ALONE) as ranks:
         measurement = measurement.here(ranks)
         with prepared(model, measurement.execution.device, dtype) as models:
-            return _run(measurement.resolved(models.plain), models, data, ranks, on_event)
+            look = next(
+                Loader.of(data, models.plain, measurement.execution.device)([range(min(3, len(data)))])
+            )[1]
+            if remark := asked.left_out(models.plain, look):
+                on_event(Noted(remark))
+            return _run(measurement.resolved(models.plain, look), models, data, ranks, on_event)
 
 
 def _run(
@@ -127,7 +132,7 @@ def _run(
     plan, target = measurement.plan, measurement.target
     heard = both(EventLog(target.path, ranks.rank), on_event) if target else on_event
     loader = Loader.of(data, models.plain, execution.device, execution.workers)
-    requests, clock = build_requests(models.plain, asked), Clock(execution.time_limits)
+    requests, clock = build_requests(asked), Clock(execution.time_limits)
     runner = BatchRunner(models, requests, asked.limits, kept.witnesses, clock, heard)
     description = Description(models.plain, loader, measurement, heard)
     about = provenance(data, measurement)
@@ -248,6 +253,8 @@ class _Remarks:
         self.lines = list(lines)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Noted):
+            self.lines.append(event.text)
         if isinstance(event, NothingNew):
             self.lines.append(f"{event.file} has every column asked for already: nothing was measured")
 
