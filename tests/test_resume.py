@@ -315,13 +315,13 @@ def test_shards_are_whole_batches_that_cover_every_sample_once(count, shards):
     assert [i for _, g in groups for i in g] == list(range(count))
 
 
-def test_columns_of_no_rows_have_the_names_that_answers_have(model):
+def test_columns_of_no_rows_have_the_names_that_answers_have(model, digits):
     from marginkit.measurement.requests import build_requests
     from marginkit.methods.asked import Asked
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])
     asked = build_requests(
-        Asked(methods, ("l2",), search_at=("input", "hidden1")).resolved(model, load("digits").inputs([0, 1]))
+        Asked(methods, ("l2",), search_at=("input", "hidden1")).resolved(model, digits.inputs([0, 1]))
     )
     assert [name for request in asked for name in request.names] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",

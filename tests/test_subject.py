@@ -346,3 +346,32 @@ def test_hugging_faces_models_from_a_folder(pictures, tmp_path):
     torch.testing.assert_close(found.model(x), model((x - 0.5) / 0.25).logits)
     with pytest.raises(MarginkitError, match=r"hf:nobody/nothing can't be made.*add --download"):
         loaded("hf:nobody/nothing", pictures)
+
+
+def test_weights_of_a_lightning_run_fit_a_factory_and_a_library(module, pictures, tmp_path):
+    """Under a prefix, with a criterion beside them, and for more classes than the data has."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    model = get_model("shufflenet_v2_x0_5", num_classes=6).eval()
+    state = {f"net.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(6)}, "epoch": 3}, tmp_path / "l.ckpt")
+    for options in ({}, {"num_classes": "6"}, {"classes": "6"}):
+        found = loaded(
+            "torchvision:shufflenet_v2_x0_5", pictures, weights=tmp_path / "l.ckpt", options=options
+        )
+        x = found.data.inputs([0, 1])
+        normalize = found.model[0]
+        torch.testing.assert_close(found.model(x), model(normalize(x)))
+        assert "took the prefix 'net.' off the weights' names" in found.remarks
+        assert "left out what is not the model's: criterion.weight" in found.remarks
+        assert ("the weights have 6 classes, the data 3" in found.remarks) == (not options)
+
+
+def test_accuracy_of_a_factory(module, tmp_path, capsys):
+    from marginkit_cli.main import main
+
+    with pytest.raises(SystemExit) as done:
+        main(["evaluate", "--model", "mynets:small", "--app-dir", str(module), "--dataset", "digits"])
+    assert done.value.code == 0
+    assert "noise 0: accuracy" in capsys.readouterr().out

@@ -95,6 +95,9 @@ model_options = _together(
         ),
         click.option("--weights", type=PATH, metavar="FILE", help="For a model that is not a checkpoint."),
         click.option(
+            "--weights-key", metavar="KEY", help="Which of several states in a file of weights to take."
+        ),
+        click.option(
             "--app-dir",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
