@@ -155,6 +155,7 @@ def measure(
     data_root: Path,
     download: bool,
     image_size: int | None,
+    array_keys: dict[str, str],
     bounds: Bounds | None,
     device: str,
     seed: int,
@@ -190,7 +191,9 @@ def measure(
             options=grouped(options),
             loading=Loading(arch, dict(arch_option), weights, weights_key, app_dir, trust, download),
             dataset=dataset,
-            source=Source(split=split, root=data_root, download=download, image_size=image_size),
+            source=Source(
+                split=split, root=data_root, download=download, image_size=image_size, array_keys=array_keys
+            ),
             bounds=bounds,
             search_at=search_at,
             mask=mask,

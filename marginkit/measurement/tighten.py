@@ -219,7 +219,8 @@ def tighten_file(
             raise IncompatibleError(
                 f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
             )
-    source = replace(source or Source(), split=about.get("split", "test"))
+    names = tuple(about.get("classes", ()))
+    source = replace(source or Source(), split=about.get("split", "test"), class_names=names)
     bounds = threat.get("low"), threat.get("high")
     subject = load_subject(model, loading or Loading(), str(about.get("name")), source, bounds)
     _same(table.meta, "checkpoint", "sha256", subject.about["sha256"], model)

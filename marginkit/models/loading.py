@@ -122,7 +122,7 @@ def _checkpoint(
     data = _data_of(path, checkpoint, dataset, source, bounds)
     checkpoint = replace(checkpoint, bounds=checkpoint.bounds if bounds is None else bounds)
     about = {"file": path.name, "sha256": sha256(path), **describe(checkpoint)}
-    return Subject(checkpoint.model(), data, checkpoint.bounds, about, remarks)
+    return Subject(checkpoint.model(), data, checkpoint.bounds, about, [*remarks, *data.remarks])
 
 
 def _data_of(
@@ -133,12 +133,21 @@ def _data_of(
         raise UsageError(f"{path} does not say what it was trained on: give --dataset")
     if dataset is None:
         refuse_path(name.partition(":")[2], f"{path} was trained on {name!r}", f"--dataset {name!r}")
-    data = load(name, source, bounds=checkpoint.bounds if bounds is None else bounds)
+    source = source or Source()
+    named = replace(source, class_names=_class_names(path, checkpoint) or source.class_names)
+    data = load(name, named, bounds=checkpoint.bounds if bounds is None else bounds)
     if data.shape != checkpoint.shape:
         raise MarginkitError(
             f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
         )
     return data
+
+
+def _class_names(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
+    names = checkpoint.dataset.get("classes", ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise MarginkitError(f"{path}: its classes are {ascii(names)[:60]}; expected a list of names")
+    return tuple(names)
 
 
 def _foreign(
@@ -181,7 +190,7 @@ def _foreign(
         "shape": data.shape,
         "bounds": box,
     }
-    return Subject(model, data, box, about, remarks)
+    return Subject(model, data, box, about, [*remarks, *data.remarks])
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], spec: str, weights: Path) -> None:

@@ -86,7 +86,8 @@ def evaluate_file(
 
 def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
     """Accuracy on the test split of the data set, or None where it has none of its own."""
-    data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
+    test = replace(source, split="test", class_names=trained_on.class_names)
+    data = load(trained_on.name, test, bounds=checkpoint.bounds)
     return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
 
 
