@@ -75,7 +75,7 @@ def test_a_factory_with_weights_is_measured(module, tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pt")
     asked = Loading(options={"width": "5"}, weights=tmp_path / "w.pt", app_dir=module)
     table, remarks = measure_file(
-        "mynets:small", ["deepfool"], ["l2"], loading=asked, dataset="digits", limit=4
+        "mynets:small", ["deepfool"], ["l2"], loading=asked, dataset="digits", first=4
     )
     x = load_subject("mynets:small", asked, "digits").data.inputs([0, 1, 2, 3])
     assert table.predicted.tolist() == model(x).argmax(1).tolist()
@@ -95,7 +95,7 @@ def test_a_factory_without_weights_says_so_and_is_told_apart_by_its_numbers(modu
 
 
 def test_a_remark_names_the_stages_that_the_default_layers_leave_out(module):
-    asked = {"loading": Loading(app_dir=module), "dataset": "digits", "limit": 4}
+    asked = {"loading": Loading(app_dir=module), "dataset": "digits", "first": 4}
     table, remarks = measure_file("mynets:Recurrent", ["first_order"], ["l2"], **asked)
     assert [column.layer for column in table.columns] == ["input", "mix"]
     assert remarks[-1] == "default layers leave out rnn (gives tuple)"
@@ -211,7 +211,7 @@ def test_programs_need_trust_and_then_measure_as_their_source_does(network, tmp_
         ["l2"],
         loading=Loading(trust=True),
         dataset="digits",
-        limit=6,
+        first=6,
     )
     assert [c.name for c in table.columns] == ["first_order.l2.input", "deepfool.l2"]
     with pytest.raises(UsageError, match="takes no"):

@@ -92,7 +92,12 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
     type=click.Choice(["8bit"]),
     help="Adversarial inputs must survive rounding: to 255 steps of the box.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only so many samples, the first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Only so many samples, spread evenly over the classes; by the seed, the same for every model.",
+)
+@click.option("--first", type=click.IntRange(1), help="Only so many samples, the first.")
 @click.option("--witnesses", is_flag=True, help="Keep the adversarial inputs in the file.")
 @click.option(
     "--dtype",
@@ -144,6 +149,7 @@ def measure(
     subspace: int | None,
     quantize: str | None,
     limit: int | None,
+    first: int | None,
     witnesses: bool,
     dtype: str | None,
     time_limits: tuple[tuple[str, str], ...],
@@ -200,6 +206,7 @@ def measure(
             subspace=subspace,
             levels=255 if quantize == "8bit" else None,
             limit=limit,
+            first=first,
             batch_size=batch_size,
             device=device,
             seed=seed,

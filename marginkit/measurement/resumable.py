@@ -151,8 +151,9 @@ class Job:
         """Refuses to add to a file that another model, data set, threat or option gave."""
         path = self.target.path
         keeps = read(path, slice(1)).input is not None
-        before = {"samples": len(table), "witnesses": keeps, **identity(table.meta)}
+        before = {"choice": None, "samples": len(table), "witnesses": keeps, **identity(table.meta)}
         now = {
+            "choice": None,
             "samples": len(self.plan.positions),
             "witnesses": self.depends["witnesses"],
             **{key: value for key, value in identity(self.about).items() if key in before},

@@ -39,7 +39,11 @@ def merge(out: Path, paths: Sequence[Path]) -> MarginTable:
         if found := difference(_common(ordered[0], first), _common(path, tables[path])):
             raise IncompatibleError(f"{ordered[0]} has {found.replace('this run has', f'{path} has')}")
     index = np.concatenate([tables[path].index for path in ordered])
-    if not np.array_equal(index, np.arange(len(index))):
+    if "choice" in first.meta:
+        wanted = first.meta["choice"].get("samples")
+        if len(index) != wanted or not (np.diff(index) > 0).all():
+            raise IncompatibleError(f"the shards have {len(index)} samples, not {wanted} in order")
+    elif not np.array_equal(index, np.arange(len(index))):
         place = int((index != np.arange(len(index))).argmax())
         raise IncompatibleError(f"the shards have sample {index[place]} where {place} should be")
     meta = {key: value for key, value in first.meta.items() if key not in ("shard", "robust_accuracy")}

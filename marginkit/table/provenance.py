@@ -7,7 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 Meta = dict[str, Any]
-KEPT = ("checkpoint", "model", "dataset", "threat", "dtype", "batch_size", "shard")  # by columns added later
+KEPT = (
+    "checkpoint",
+    "model",
+    "dataset",
+    "choice",
+    "threat",
+    "dtype",
+    "batch_size",
+    "shard",
+)  # by later columns
 LATER = ("command", "versions", "device", "seed")  # that columns added later may have of their own
 
 

@@ -70,7 +70,7 @@ def once(limit: int, options: argparse.Namespace) -> None:
         at = Path(folder) / "model.pt"
         model = train(few, at, loss="cross-entropy", recipe=recipe, device="cpu").model()
         began = time.perf_counter()
-        settings = {"limit": limit, "out": out, "witnesses": options.witnesses, "light": True, "checks": 0}
+        settings = {"first": limit, "out": out, "witnesses": options.witnesses, "light": True, "checks": 0}
         measure(model, data, methods, ["l2"], device="cpu", **settings)
         whole = time.perf_counter() - began
         size = out.stat().st_size / 2**20
