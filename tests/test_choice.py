@@ -117,8 +117,8 @@ def test_other_samples_are_never_added_to_a_file(tmp_path, before, broken_off):
         measure(model(), data(SORTED), ["first_order"], ["l2"], on_event=stop, **settings, **before)
     except KeyboardInterrupt:
         assert broken_off
+    methods = ["first_order"] if broken_off else ["deepfool"]
     with pytest.raises(MarginkitError, match="choice"):
-        methods = ["first_order"] if broken_off else ["deepfool"]
         measure(model(), data(SORTED), methods, ["l2"], resume=True, limit=12, **settings)
 
 
