@@ -108,7 +108,7 @@ def make(job: tuple[str, str, Path, Path]) -> str:
         what.methods,
         options={"crown": CROWN},
         source=Source(root=root),
-        limit=what.samples,
+        first=what.samples,
         checks=32,
         command=["python", "artifacts/make.py", name],
     )

@@ -58,10 +58,10 @@ def capture(
                 continue
             if layer not in modules or not layer:
                 raise UsageError(f"unknown layer {layer!r}; this model has {_list(modules)}")
-            if _inside_compiled(modules, layer):
+            if _out_of_sight(modules, layer):
                 raise MarginkitError(
-                    f"layer {layer!r} runs inside a compiled model, where gradients at it would be wrong:"
-                    " pass the original module, or take the input alone"
+                    f"layer {layer!r} runs inside a compiled or scripted model, where gradients would be"
+                    " wrong there: pass the original module, or take the input alone"
                 )
             hook = partial(_record, seen[layer], layer, len(x), inplace)
             hooks.callback(modules[layer].register_forward_hook(hook).remove)
@@ -76,21 +76,15 @@ def capture(
     return scores, [seen[layer][0] for layer in layers]
 
 
-def default_layers(model: nn.Module) -> tuple[str, ...]:
-    """The input and every top-level stage with parameters but the last, whose output is the scores."""
-    prefix = ""
-    while True:
-        stages = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-        if len(stages) != 1 or not any(True for _ in model.get_submodule(stages[0]).children()):
-            return (INPUT, *[prefix + name for name in stages[:-1]])
-        prefix, model = f"{prefix}{stages[0]}.", model.get_submodule(stages[0])
+def closed(module: nn.Module) -> bool:
+    """Whether what is inside it runs out of hooks' sight: compiled, scripted or traced."""
+    return compiled(module) or isinstance(module, torch.jit.ScriptModule)
 
 
-def resolve_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """`all` stands for `default_layers`, `hidden` for those but the input; other names for themselves."""
-    every = default_layers(model)
-    groups = {"all": every, "hidden": every[1:]}
-    return tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+def unseen(module: nn.Module) -> bool:
+    """Whether it can't have a hook itself: compiled in place, or scripted."""
+    hookable = type(module).register_forward_hook is nn.Module.register_forward_hook
+    return module._compiled_call_impl is not None or not hookable
 
 
 def compiled(module: nn.Module) -> bool:
@@ -98,10 +92,10 @@ def compiled(module: nn.Module) -> bool:
     return "_orig_mod" in dict(module.named_children()) or module._compiled_call_impl is not None
 
 
-def _inside_compiled(modules: dict[str, nn.Module], layer: str) -> bool:
+def _out_of_sight(modules: dict[str, nn.Module], layer: str) -> bool:
     parts = layer.split(".")
     around = [modules[".".join(parts[:i])] for i in range(len(parts))]
-    return modules[layer]._compiled_call_impl is not None or any(map(compiled, around))
+    return unseen(modules[layer]) or any(map(closed, around))
 
 
 def _record(

@@ -64,6 +64,13 @@ class NothingNew:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something that the user should know of how it is measured, in a sentence."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The table is whole."""
 
@@ -94,7 +101,9 @@ class EpochDone:
     metrics: Mapping[str, float | int]
 
 
-Event = Begun | BatchDone | OutOfMemory | Failed | NothingNew | Finished | Progress | Narrowed | EpochDone
+Event = (
+    Begun | BatchDone | OutOfMemory | Failed | NothingNew | Noted | Finished | Progress | Narrowed | EpochDone
+)
 OnEvent = Callable[[Event], None]
 
 

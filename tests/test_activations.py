@@ -5,9 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from marginkit.activations import capture, default_layers, evaluating, resolve_layers
+from marginkit.activations import capture, evaluating
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.models.architectures import ARCHITECTURES
 
 
 def pair(inplace: bool) -> nn.Sequential:
@@ -98,28 +97,6 @@ def test_layers_that_can_not_be_captured_are_named(layer, message):
 def test_unknown_layers_are_refused_with_a_list(layer):
     with pytest.raises(UsageError, match=f"unknown layer '{layer}'; this model has input, 0, 1, 2"):
         capture(pair(False), torch.randn(5, 4), (layer,))
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_default_layers_of_every_architecture_can_be_captured(name):
-    model = ARCHITECTURES[name]()((1, 16, 16), 4).eval()
-    layers = default_layers(model)
-    assert layers[0] == "input"
-    scores, activations = capture(model, torch.rand(2, 1, 16, 16), layers)
-    assert scores.shape == (2, 4)
-    assert all(torch.autograd.grad(scores.sum(), h, retain_graph=True)[0].any() for h in activations)
-    assert all("normalize" not in layer and "scores" not in layer for layer in layers)
-
-
-def test_default_layers_look_into_a_single_wrapper():
-    assert default_layers(nn.Sequential(nn.Flatten(), pair(False))) == ("input", "1.0")
-
-
-def test_groups_of_layers():
-    model = pair(False)
-    assert resolve_layers(model, ["all"]) == ("input", "0")
-    assert resolve_layers(model, ["hidden"]) == ("0",)
-    assert resolve_layers(model, ["1", "hidden", "1"]) == ("1", "0")
 
 
 def test_evaluating_restores_each_modules_own_mode():

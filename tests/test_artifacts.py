@@ -52,7 +52,7 @@ def test_other_paths_are_themselves_and_unknown_names_list_what_there_is():
 
 
 def test_a_model_is_compared_with_an_artifact_by_name(tmp_path, checkpoint_path):
-    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], limit=20)
+    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], first=20)
     write(table, tmp_path / "mine.h5")
     arguments = ["compare", str(tmp_path / "mine.h5"), "--baseline", "artifact:digits/cross-entropy"]
     done = CliRunner().invoke(main, [*arguments, "--json", "-"])
@@ -70,7 +70,7 @@ def test_measuring_a_kept_digits_model_gives_the_kept_distances(way):
     kept = read(located(f"artifact:digits/{way}"))
     model = located(f"artifact:digits/{way}", ".pt")
     anew, _ = measure_file(
-        model, ["first_order", "nearest", "crown"], options={"crown": {"ascents": 0}}, limit=SEARCHED
+        model, ["first_order", "nearest", "crown"], options={"crown": {"ascents": 0}}, first=SEARCHED
     )
     assert (anew.predicted == kept.predicted[:SEARCHED]).all()
     assert len(anew.columns) >= 10
@@ -91,7 +91,7 @@ def test_training_a_digits_model_anew_gives_the_kept_one(make, way, tmp_path):
     assert anew.training["loss_options"] == kept.training["loss_options"]
     test = load("digits")
     assert accuracy(anew.model(), test) == pytest.approx(accuracy(kept.model(), test), abs=0.01)
-    table, _ = measure_file(tmp_path / "m.pt", ["nearest"], limit=SEARCHED)
+    table, _ = measure_file(tmp_path / "m.pt", ["nearest"], first=SEARCHED)
     for name in ("nearest.l2", "nearest.linf"):
         expected = read(located(f"artifact:digits/{way}"))[name].distance[:SEARCHED]
         assert np.median(table[name].distance) == pytest.approx(np.median(expected), rel=0.05)

@@ -1,5 +1,6 @@
 """Models and their files."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -141,6 +142,178 @@ def test_what_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch
         with pytest.raises(MarginkitError, match=message):
             load(tmp_path / name, GUESS)
     assert not (tmp_path / "owned").exists()
+
+
+SMALL = {"architecture": "mlp", "options": {"hidden": [6]}, "shape": (1, 4, 4), "classes": 3}
+
+
+def weights(classes=3, hidden=(6,), seed=0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    return ARCHITECTURES["mlp"](hidden=hidden)((1, 4, 4), classes).state_dict()
+
+
+def prefixed(prefix, state):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def read(tmp_path, content, guess=SMALL, key=None):
+    torch.save(content, tmp_path / "w.pt")
+    return load(tmp_path / "w.pt", guess, key)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "module.model.", "_orig_mod.module.", "model._orig_mod.", "a.b.c.d."]
+)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {},
+        {"criterion.weight": torch.ones(3)},
+        {"n_averaged": torch.tensor(4)},
+        {"loss_fn.margin": torch.ones(1), "val_acc.total": torch.zeros(())},
+    ],
+    ids=["alone", "criterion", "average", "loss and metric"],
+)
+def test_any_prefix_that_the_weights_share_is_taken_off_and_what_lies_beside_is_left(
+    tmp_path, prefix, beside
+):
+    found, remarks = read(tmp_path, {"state_dict": {**beside, **prefixed(prefix, weights())}})
+    assert all(torch.equal(found.state[name], value) for name, value in weights().items())
+    found.model()
+    assert f"took the prefix {prefix!r} off" in remarks[0]
+    assert len(remarks) == 1 + bool(beside)
+    assert all(name in remarks[1] for name in beside)
+
+
+def test_counters_of_a_profiler_and_a_criterion_are_left_where_nothing_has_a_prefix(tmp_path):
+    counters = {
+        "total_ops": torch.ones(1),
+        "hidden1.total_params": torch.ones(1),
+        "criterion.w": torch.ones(2),
+    }
+    found, remarks = read(tmp_path, {**weights(), **counters})
+    found.model()
+    assert all(name in remarks[0] for name in counters)
+
+
+def test_another_layer_is_never_left_in_silence(tmp_path):
+    """Its weights would all fit a network without it."""
+    deeper = weights(hidden=(6, 6))
+    for content in (deeper, prefixed("model.", deeper), {"net": prefixed("module.", deeper)}):
+        found, _ = read(tmp_path, content)
+        with pytest.raises(MarginkitError, match=r"unexpected hidden2\.0\.weight"):
+            found.model()
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "net", "best_state_dict", "ema", "weights", "params"])
+@pytest.mark.parametrize(
+    "beside", [{}, {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}]
+)
+def test_weights_are_found_in_whatever_part_of_the_file(tmp_path, key, beside):
+    for content in ({**beside, key: weights()}, {**beside, "checkpoint": {key: weights(), "step": 1}}):
+        found, remarks = read(tmp_path, content)
+        found.model()
+        assert torch.equal(found.state["scores.bias"], weights()["scores.bias"])
+        assert not remarks
+
+
+@pytest.mark.parametrize(
+    ("content", "keys"),
+    [
+        ({"state_dict": weights(), "state_dict_ema": weights(seed=1)}, ["state_dict", "state_dict_ema"]),
+        ({"model": weights(), "best": {"net": weights(seed=1)}}, ["model", "best.net"]),
+        (
+            {"state_dict": {**prefixed("model.", weights()), **prefixed("ema.module.", weights(seed=1))}},
+            ["model", "ema.module"],
+        ),
+    ],
+)
+def test_the_same_weights_more_than_once_have_to_be_chosen_from(tmp_path, content, keys):
+    with pytest.raises(MarginkitError, match=r"more than once.*choose with --weights-key") as error:
+        read(tmp_path, content)
+    assert all(key in str(error.value) for key in keys)
+    for seed, key in enumerate(keys):
+        found, _ = read(tmp_path, content, key=key)
+        assert torch.equal(found.state["scores.bias"], weights(seed=seed)["scores.bias"])
+    with pytest.raises(UsageError, match=r"has no weights 'nothing'; it has"):
+        read(tmp_path, content, key="nothing")
+
+
+def test_the_same_numbers_twice_need_no_choice(tmp_path):
+    found, _ = read(tmp_path, {"model": weights(), "model_copy": weights()})
+    found.model()
+
+
+def test_more_classes_in_the_weights_than_in_the_data_are_the_models(tmp_path):
+    found, remarks = read(tmp_path, weights(classes=7))
+    assert (found.classes, found.model()[-1].out_features) == (7, 7)
+    assert remarks == ["the weights have 7 classes, the data 3"]
+    for asked in (7, "7"):
+        options = {**SMALL["options"], "classes": asked}
+        found, remarks = read(tmp_path, weights(classes=7), {**SMALL, "options": options})
+        assert (found.classes, found.options, remarks) == (7, SMALL["options"], [])
+    with pytest.raises(UsageError, match="classes=many: expected a number"):
+        read(tmp_path, weights(), {**SMALL, "options": {"classes": "many"}})
+    found, _ = read(tmp_path, weights(classes=2))
+    with pytest.raises(MarginkitError, match=r"scores.weight is \[2, 6\], expected \[3, 6\]"):
+        found.model()
+
+
+def test_records_of_a_run_beside_the_weights_are_no_obstacle(tmp_path):
+    import argparse
+
+    import numpy as np
+
+    beside = {"args": argparse.Namespace(lr=0.1), "best": np.float64(0.5), "seen": np.int64(3)}
+    found, _ = read(tmp_path, {"state_dict": weights(), **beside})
+    found.model()
+
+
+class Pickled(torch.nn.Linear):
+    """A class of the user's."""
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty: fetch or copy it again"),
+        (b"<!DOCTYPE html><html>sign in</html>", "it is a web page"),
+        (b"\n  <HTML><body>404</body>", "it is a web page"),
+        (b'<?xml version="1.0"?><Error>NoSuchKey</Error>', "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "run `git lfs pull`"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(40), "it is an HDF5 file"),
+        (b"\x1f\x8b" + bytes(40), "packed with gzip: unpack it first"),
+        (b'{"message": "Not Found"}', r"it is a text file \(JSON\)"),
+        (b"\x80\x02}q\x00." * 3, "damaged, cut off, or of another format|neither a marginkit checkpoint"),
+        (b"PK\x03\x04" + bytes(99), "damaged, cut off, or of another format"),
+        (
+            Pickled(2, 2),
+            r"holds a pickled object of test_checkpoint\.Pickled.*torch\.save\(model\.state_dict",
+        ),
+        ({"net": Pickled(2, 2)}, "holds a pickled object of test_checkpoint"),
+    ],
+)
+@endings
+def test_what_a_file_is_instead_is_said_without_advice_to_load_unsafely(tmp_path, content, message, ending):
+    path = tmp_path / f"w{ending}"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(MarginkitError, match=r"not a (safetensors file|checkpoint)|neither") as error:
+        load(path, SMALL)
+    assert ending == ".safetensors" or re.search(message, str(error.value))
+    assert "weights_only" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_format_is_what_the_file_begins_with_whatever_it_is_called(tmp_path):
+    save(checkpoint(), tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")
+    save(checkpoint(), tmp_path / "b.pt")
+    (tmp_path / "b.pt").rename(tmp_path / "b.safetensors")
+    for name in ("a.bin", "b.safetensors"):
+        load(tmp_path / name)[0].model()
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

@@ -234,3 +234,249 @@ def test_images_of_several_sizes_say_what_to_do(tmp_path):
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(MarginkitError, match="no folders of images"):
         load(f"imagefolder:{tmp_path}")
+
+
+def picture(path, value, mode="RGB", size=(4, 4)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if mode in ("I;16", "I", "F"):
+        kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+        Image.fromarray(np.full(size, value, kind)).save(path)
+    else:
+        Image.new(mode, size, value).save(path)
+
+
+def folder(root, names, count=1, value=(9, 9, 9)):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            picture(root / name / f"{i}.png", value)
+    return f"imagefolder:{root}"
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [
+        ([str(i) for i in range(12)], [str(i) for i in range(12)]),
+        (["007", "10", "9"], ["007", "9", "10"]),
+        (["b", "a", "C"], ["C", "a", "b"]),
+        (["10", "9", "other"], ["10", "9", "other"]),
+    ],
+)
+def test_classes_are_in_the_order_of_numbers_or_of_names(tmp_path, names, order):
+    data = load(folder(tmp_path, names))
+    assert list(data.class_names) == order
+    assert data.classes == len(names)
+    assert data.about()["classes"] == order
+
+
+def test_hidden_folders_and_files_are_no_classes_and_empty_folders_are(tmp_path):
+    spec = folder(tmp_path, ["cat", "dog"])
+    for name in (".git", "__MACOSX", ".ipynb_checkpoints"):
+        picture(tmp_path / name / "0.png", 0)
+    picture(tmp_path / "dog" / "._0.png", 0)
+    (tmp_path / "bird").mkdir()
+    data = load(spec)
+    assert data.class_names == ("bird", "cat", "dog")
+    assert data.labels.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "c"])
+def test_a_folder_is_numbered_as_the_model_is(tmp_path, missing):
+    names = ("a", "b", "c")
+    data = load(folder(tmp_path, [n for n in names if n != missing]), Source(class_names=names))
+    assert data.labels.tolist() == [i for i, name in enumerate(names) if name != missing]
+    assert data.classes == 3
+    assert f"no folder for 1 of 3 classes: {missing!r}" in data.remarks[0]
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "c"])
+def test_a_test_split_is_numbered_as_the_training_split(tmp_path, missing):
+    folder(tmp_path / "train", "abc")
+    folder(tmp_path / "test", [n for n in "abc" if n != missing])
+    data = load(f"imagefolder:{tmp_path}")
+    assert data.labels.tolist() == [i for i, name in enumerate("abc") if name != missing]
+
+
+def test_classes_that_the_model_does_not_know_are_named(tmp_path):
+    spec = folder(tmp_path, ["a", "zebra"])
+    with pytest.raises(
+        MarginkitError, match="has the class 'zebra', which the model does not know; expected 'a', 'b'"
+    ):
+        load(spec, Source(class_names=("a", "b")))
+    assert "is numbered by its own folders, 0 to 1: a, zebra" in load(spec).remarks[0]
+    assert not load(spec, Source(fresh=True)).remarks
+
+
+@pytest.mark.parametrize(
+    ("mode", "ending", "value", "expected"),
+    [
+        ("L", "png", 51, 0.2),
+        ("RGB", "png", (51, 51, 51), 0.2),
+        ("RGBA", "png", (51, 51, 51, 255), 0.2),
+        ("P", "png", 0, 0.0),
+        ("1", "png", 1, 1.0),
+        ("CMYK", "tiff", (0, 0, 0, 255), 0.0),
+        ("I;16", "png", 13107, 0.2),
+        ("I;16", "tiff", 65535, 1.0),
+        ("F", "tiff", 0.2, 0.2),
+    ],
+)
+@pytest.mark.parametrize("size", [None, 2])
+def test_pictures_are_scaled_by_their_type(tmp_path, mode, ending, value, expected, size):
+    picture(tmp_path / "a" / f"0.{ending}", value, mode)
+    picture(tmp_path / "b" / "0.png", (255, 0, 0))
+    x = load(f"imagefolder:{tmp_path}", Source(image_size=size)).inputs([0, 1])
+    assert x.shape == (2, 3, size or 4, size or 4)
+    assert torch.allclose(x[0], torch.tensor(expected), atol=1e-5)
+    assert x[1, :, 0, 0].tolist() == [1, 0, 0]
+    scaled = load(f"imagefolder:{tmp_path}", Source(image_size=size), bounds=(0.0, 255.0)).inputs([0, 1])
+    assert torch.allclose(scaled, 255 * x, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "message"),
+    [
+        ("I", 70000, "0.tiff has pixels of 32-bit integers from 70000 to 70000"),
+        ("I", 200, "0.tiff has pixels of 32-bit integers from 200"),
+        ("F", 200.0, "0.tiff has pixels of floating-point numbers from 200"),
+        ("F", float("nan"), "0.tiff has pixels of floating-point numbers from nan"),
+    ],
+)
+def test_pictures_without_a_scale_are_named(tmp_path, mode, value, message):
+    picture(tmp_path / "a" / "0.tiff", value, mode)
+    with pytest.raises(MarginkitError, match=message):
+        load(f"imagefolder:{tmp_path}")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+def test_pictures_are_turned_as_the_camera_says(tmp_path, ending):
+    image = Image.new("RGB", (8, 4))
+    image.paste((255, 255, 255), (0, 0, 4, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / f"0.{ending}", exif=exif, quality=100)
+    x = load(f"imagefolder:{tmp_path}").inputs([0])[0]
+    assert x.shape == (3, 8, 4)
+    assert x[:, :3].mean() > 0.9
+    assert x[:, 5:].mean() < 0.1
+
+
+def test_pictures_are_kept_in_memory_for_all_who_load_them(tmp_path):
+    data = load(folder(tmp_path, "ab", count=4, value=(10, 20, 30)))
+    first = torch.cat([x for _, x, _ in batches(data, 2, workers=2)])
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    again = torch.cat([x for _, x, _ in batches(data, 3)])
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bounds", "expected"),
+    [
+        (np.uint8, (0.0, 255.0), [0.0, 51.0]),
+        (np.uint8, (0.0, 1.0), [0.0, 0.2]),
+        (np.uint8, (None, None), [0.0, 0.2]),
+        (np.int32, (0.0, 255.0), [0.0, 51.0]),
+        (np.float32, (0.0, 255.0), [0.0, 51.0]),
+    ],
+)
+def test_bytes_are_scaled_only_where_the_box_says_so(tmp_path, kind, bounds, expected):
+    data = load(npz(tmp_path / "a.npz", x=np.array([[0, 51]], kind), y=np.array([1])), bounds=bounds)
+    assert torch.allclose(data.inputs([0]), torch.tensor([expected]))
+    assert any("bytes" in remark for remark in data.remarks) == (kind is np.uint8)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", "<f2", np.longdouble, ">i2", bool, ">u2"])
+def test_numbers_of_any_machine_are_read(tmp_path, kind):
+    x = np.array([[0, 1], [1, 0]], kind)
+    for labels in (np.array([1, 0], ">i4"), np.array([1.0, 0.0]), np.array([[1], [0]]), np.eye(2)[[1, 0]]):
+        data = load(npz(tmp_path / "a.npz", x=x, y=labels))
+        assert data.inputs([0, 1]).tolist() == [[0, 1], [1, 0]]
+        assert (data.labels.tolist(), data.labels.dtype) == ([1, 0], np.int64)
+
+
+def test_one_hot_labels_count_classes_that_no_sample_has(tmp_path):
+    data = load(npz(tmp_path / "a.npz", x=np.ones((3, 2)), y=np.eye(7, dtype=np.uint8)[[1, 4, 0]]))
+    assert (data.labels.tolist(), data.classes) == ([1, 4, 0], 7)
+    assert "is one-hot" in data.remarks[0]
+
+
+@pytest.mark.parametrize(
+    "names", [("images", "labels"), ("X", "y"), ("data", "targets"), ("x_train", "y_train")]
+)
+def test_arrays_under_other_names_are_found(tmp_path, names):
+    path = tmp_path / "a.npz"
+    np.savez(path, **dict(zip(names, good().values(), strict=True)))
+    assert len(load(f"npz:{path}", Source(split="train"))) == 5
+
+
+def test_the_names_of_arrays_can_be_given_and_are_listed(tmp_path):
+    spec = npz(tmp_path / "a.npz", pixels=good()["x"], truth=good()["y"], other=np.ones(2))
+    with pytest.raises(
+        MarginkitError, match=r"has the arrays pixels, truth, other and lacks 'x'.*--array-keys"
+    ):
+        load(spec)
+    assert len(load(spec, Source(array_keys={"x": "pixels", "y": "truth"}))) == 5
+    with pytest.raises(MarginkitError, match="lacks 'pixel'"):
+        load(spec, Source(array_keys={"x": "pixel", "y": "truth"}))
+    with pytest.raises(UsageError, match="sets 'z'; expected x=NAME,y=NAME"):
+        load(spec, Source(array_keys={"z": "pixels"}))
+
+
+@pytest.mark.parametrize("label", [10**9, 2**63, 5e8])
+def test_a_label_that_no_model_has_is_named(tmp_path, label):
+    y = np.array([0, 1, label, 0, 1])
+    with pytest.raises(MarginkitError, match=f"sample 2 has the label {label:.0f}"):
+        load(npz(tmp_path / "a.npz", **{**good(), "y": y}))
+
+
+def test_the_home_folder_may_be_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    npz(tmp_path / "a.npz", **good())
+    folder(tmp_path / "pictures", "ab")
+    assert len(load("npz:~/a.npz")) == 5
+    assert len(load("imagefolder:~/pictures")) == 2
+
+
+@pytest.mark.parametrize("beyond", [2e-8, 3e-7, 9e-7])
+def test_what_rounding_put_outside_the_box_is_clipped(tmp_path, beyond):
+    x = np.array([[-beyond, 0.5], [0.25, 1 + beyond]])
+    data = load(npz(tmp_path / "a.npz", x=x, y=np.array([0, 1])))
+    found = data.inputs([0, 1])
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert "clipped" in data.remarks[0]
+
+
+def test_what_is_farther_outside_is_named_with_all_its_digits(tmp_path):
+    x = np.array([[0.1, 0.5], [0.25, 2.8214867], [-0.42421296, 0]], np.float32)
+    spec = npz(tmp_path / "a.npz", x=x, y=np.array([0, 1, 0]))
+    with pytest.raises(
+        MarginkitError, match=r"from -0.424212962 to 2.82148671.*-0.42421, .*farthest in sample 2"
+    ):
+        load(spec, bounds=(-0.42421, 2.82149))
+
+
+@pytest.mark.parametrize("missing", ["a", "b", "c"])
+def test_training_and_measuring_agree_on_classes(tmp_path, missing):
+    """Three colours; the test folder lacks one, and has no train folder beside it."""
+    from marginkit.measurement.measure import measure_file
+    from marginkit.training.loop import train
+    from marginkit.training.recipe import Recipe
+
+    colours = {"a": (250, 10, 10), "b": (10, 250, 10), "c": (10, 10, 250)}
+    for name, colour in colours.items():
+        folder(tmp_path / "all" / name, ["."], 20, colour)
+        if name != missing:
+            folder(tmp_path / "some" / name, ["."], 2, colour)
+    data = load(f"imagefolder:{tmp_path / 'all'}", Source(split="train", fresh=True))
+    recipe = Recipe(epochs=6, batch_size=8, learning_rate=0.1)
+    kept = train(data, tmp_path / "m.pt", architecture="linear", loss="cross-entropy", recipe=recipe)
+    assert kept.dataset["classes"] == ["a", "b", "c"]
+    table, remarks = measure_file(
+        tmp_path / "m.pt", ["first_order"], ["l2"], dataset=f"imagefolder:{tmp_path / 'some'}"
+    )
+    assert (table.predicted == table.label).all()
+    assert table.meta["dataset"]["classes"] == ["a", "b", "c"]
+    assert f"no folder for 1 of 3 classes: {missing!r}" in remarks[-1]

@@ -33,7 +33,7 @@ def blocks(path: str, language: str = "python") -> list[str]:
 def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = ["first_order", "nearest"]
-    table, _ = measure_file(checkpoint_path, list(configure_methods(methods)), ["l2"], limit=5)
+    table, _ = measure_file(checkpoint_path, list(configure_methods(methods)), ["l2"], first=5)
     write(table, tmp_path / "margins.h5")
     found = blocks(path)
     assert found
@@ -45,7 +45,7 @@ def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(path, checkpoint_path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], limit=20)
+    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], first=20)
     write(table, tmp_path / "margins.h5")
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.count("\n") >= 2

@@ -52,7 +52,7 @@ def whole(total):
 def test_a_measurement_tells_every_batch_scale_search_and_check(model, digits, tmp_path, in_a_file):
     heard = []
     out = tmp_path / "a.h5" if in_a_file else None
-    settings = {"limit": 20, "batch_size": 8, "checks": 4, "out": out}
+    settings = {"first": 20, "batch_size": 8, "checks": 4, "out": out}
     measure(model, digits, METHODS, ["l2", "linf"], on_event=heard.append, **settings)
     begun, *rest = heard
     assert begun.samples == {"first_order": 20, "deepfool": 20, "pgd": 20}
@@ -79,7 +79,7 @@ def test_training_tells_every_step_and_epoch(tmp_path):
 
 
 def test_tightening_tells_how_many_brackets_are_closed(model, digits):
-    table = measure(model, digits, ["nearest", "crown"], ["linf"], limit=3)
+    table = measure(model, digits, ["nearest", "crown"], ["linf"], first=3)
     heard = []
     found = tighten(table, model, digits, 60.0, on_event=heard.append)
     counts = [event.closed["linf"] for event in heard if isinstance(event, Narrowed)]

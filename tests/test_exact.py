@@ -348,7 +348,7 @@ def test_multipliers_prove_the_shortest_point(norm, seed):
 
 def test_both_ends_are_columns_of_the_file(tmp_path, network):
     table = measure(
-        network, load("digits"), {"exact": Exact(time_limit=PATIENT)}, ["linf"], limit=2, witnesses=True
+        network, load("digits"), {"exact": Exact(time_limit=PATIENT)}, ["linf"], first=2, witnesses=True
     )
     assert [c.name for c in table.columns] == ["exact.linf.lower", "exact.linf.upper"]
     assert all(c.kind is Kind.EXACT for c in table.columns)

@@ -96,7 +96,7 @@ def test_radii_are_positive(name, eps):
 def test_the_tables_robust_accuracy_is_the_share_that_withstood(network):
     """In the file, in the summary and beside another model's."""
     methods = {"bim": BIM((0.1, 0.3)), "ce": FGSM((0.2,), "cross_entropy")}
-    table = measure(network, load("digits"), methods, ("linf",), limit=30)
+    table = measure(network, load("digits"), methods, ("linf",), first=30)
     rows = {(row["name"], row["radius"]): row for row in table.meta["robust_accuracy"]}
     assert list(rows) == [("bim.linf", 0.1), ("bim.linf", 0.3), ("ce.linf", 0.2)]
     right = (table.predicted == table.label).mean()

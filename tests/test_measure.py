@@ -27,7 +27,7 @@ FAST = {"pgd": {"steps": 5, "rounds": 4}, "crown": {"precision": 0.01}, "smoothi
 
 @pytest.fixture(scope="module")
 def table(model, digits):
-    return measure(model, digits, configure_methods(MEASURED, FAST), list(NORMS), limit=40)
+    return measure(model, digits, configure_methods(MEASURED, FAST), list(NORMS), first=40)
 
 
 def test_there_is_a_column_for_every_method_norm_and_layer(table):
@@ -58,7 +58,7 @@ def test_misclassified_samples_are_marked_in_every_column(table):
 
 
 def test_the_batch_size_changes_nothing_but_rounding(table, model, digits):
-    again = measure(model, digits, configure_methods(MEASURED, FAST), list(NORMS), limit=40, batch_size=7)
+    again = measure(model, digits, configure_methods(MEASURED, FAST), list(NORMS), first=40, batch_size=7)
     for one, other in zip(table.columns, again.columns, strict=True):
         assert (one.status == other.status).all()
         found = one.status == 0
@@ -76,7 +76,7 @@ def test_a_written_table_is_the_table(tmp_path, table):
 
 def test_the_file_says_what_was_measured(checkpoint_path, tmp_path, digits):
     found, _ = measure_file(
-        checkpoint_path, ["deepfool"], ["l2"], limit=3, command=["marginkit", "measure"], seed=4
+        checkpoint_path, ["deepfool"], ["l2"], first=3, command=["marginkit", "measure"], seed=4
     )
     meta = found.meta
     assert meta["command"] == ["marginkit", "measure"]
@@ -92,10 +92,10 @@ def test_the_file_says_what_was_measured(checkpoint_path, tmp_path, digits):
 
 def test_witnesses_are_kept_when_asked_for(model, digits):
     methods = configure_methods(["deepfool", "first_order"])
-    kept = measure(model, digits, methods, ["linf"], limit=5, witnesses=True)
+    kept = measure(model, digits, methods, ["linf"], first=5, witnesses=True)
     assert kept["deepfool.linf"].witness.shape == (5, 1, 8, 8)
     assert kept["first_order.linf.input"].witness is None
-    assert measure(model, digits, methods, ["linf"], limit=5)["deepfool.linf"].witness is None
+    assert measure(model, digits, methods, ["linf"], first=5)["deepfool.linf"].witness is None
 
 
 def test_the_seed_reaches_the_methods_that_draw():
@@ -106,19 +106,19 @@ def test_the_seed_reaches_the_methods_that_draw():
 def test_methods_may_be_named(model, digits):
     options = {"deepfool": {"steps": "7"}, "first_order": {"layers": "input,hidden2"}}
     names = ["first_order", "deepfool", "again=pgd"]
-    named = measure(model, digits, names, ["l2"], options=options, seed=3, limit=4)
-    made = measure(model, digits, configure_methods(names, options, {"seed": 3}), ["l2"], limit=4)
+    named = measure(model, digits, names, ["l2"], options=options, seed=3, first=4)
+    made = measure(model, digits, configure_methods(names, options, {"seed": 3}), ["l2"], first=4)
     assert [c.name for c in named.columns] == [c.name for c in made.columns]
     assert [c.options for c in named.columns] == [c.options for c in made.columns]
     assert named["again.l2"].options["seed"] == 3
-    hidden = measure(model, digits, ["first_order"], ["l2"], layers=("hidden",), limit=4)
+    hidden = measure(model, digits, ["first_order"], ["l2"], layers=("hidden",), first=4)
     assert [c.layer for c in hidden.columns] == ["hidden1", "hidden2"]
     with pytest.raises(UsageError, match="options are for methods given by name"):
-        measure(model, digits, {"deepfool": METHODS["deepfool"]()}, options=options, limit=4)
+        measure(model, digits, {"deepfool": METHODS["deepfool"]()}, options=options, first=4)
 
 
 def test_nothing_but_a_model_and_data_is_needed(model, digits):
-    table = measure(model, digits, limit=3)
+    table = measure(model, digits, first=3)
     kinds = {(column.method, column.norm, column.kind) for column in table.columns}
     estimated = {("first_order", norm, Kind.ESTIMATE) for norm in ("l2", "linf")}
     assert kinds == estimated | {("nearest", norm, Kind.UPPER) for norm in ("l2", "linf")}
@@ -147,8 +147,8 @@ def test_a_model_is_the_same_by_whichever_way_it_was_given(model, digits, tmp_pa
     import made  # type: ignore[import-not-found]
 
     made.MODEL = model
-    found, _ = measure_file("made:build", ["first_order"], ["l2"], dataset="digits", limit=2)
-    plain = measure(model, digits, ["first_order"], ["l2"], limit=2)
+    found, _ = measure_file("made:build", ["first_order"], ["l2"], dataset="digits", first=2)
+    plain = measure(model, digits, ["first_order"], ["l2"], first=2)
     assert found.meta["checkpoint"]["sha256"] == plain.meta["model"]
 
 
@@ -167,7 +167,7 @@ def test_a_float64_model_is_measured_in_float64(digits):
 
 def test_any_module_can_be_measured_and_keeps_its_mode(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).train()
-    measure(model, digits, configure_methods(["first_order"]), ["l2"], limit=4)
+    measure(model, digits, configure_methods(["first_order"]), ["l2"], first=4)
     assert model.training
 
 
@@ -200,9 +200,9 @@ def test_inputs_that_do_not_fit_the_model_are_refused(checkpoint_path, tmp_path)
 def test_bare_weights_are_measured_with_an_architecture(checkpoint_path, tmp_path):
     state = {f"module.{key}": value for key, value in load_checkpoint(checkpoint_path)[0].state.items()}
     torch.save(state, tmp_path / "weights.pt")
-    given = {"loading": Loading("mlp", {"hidden": "24,16"}), "dataset": "digits", "limit": 3}
+    given = {"loading": Loading("mlp", {"hidden": "24,16"}), "dataset": "digits", "first": 3}
     found, remarks = measure_file(tmp_path / "weights.pt", ["deepfool"], **given)
-    expected, _ = measure_file(checkpoint_path, ["deepfool"], limit=3)
+    expected, _ = measure_file(checkpoint_path, ["deepfool"], first=3)
     np.testing.assert_array_equal(found["deepfool.l2"].distance, expected["deepfool.l2"].distance)
     assert remarks == ["took the prefix 'module.' off every weight's name"]
     with pytest.raises(UsageError, match="give --dataset too"):
@@ -213,8 +213,8 @@ def test_inputs_are_hashed_wherever_they_are(digits):
     """The same input has the same hash in another file, order and batch; another input has another."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     methods = configure_methods(["first_order"])
-    whole = measure(model, digits, methods, ["l2"], limit=40)
-    again = measure(model, digits, methods, ["l2"], limit=30, batch_size=7)
+    whole = measure(model, digits, methods, ["l2"], first=40)
+    again = measure(model, digits, methods, ["l2"], first=30, batch_size=7)
     assert whole.hash is not None
     assert whole.hash.dtype == np.uint64
     np.testing.assert_array_equal(whole.hash[:30], again.hash)
@@ -224,7 +224,7 @@ def test_inputs_are_hashed_wherever_they_are(digits):
 def test_activation_variances_are_numpys(digits):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-    table = measure(model, digits, configure_methods(["first_order"]), ["l2"], limit=5, batch_size=64)
+    table = measure(model, digits, configure_methods(["first_order"]), ["l2"], first=5, batch_size=64)
     x = digits.inputs(list(range(len(digits)))).flatten(1)
     with torch.no_grad():
         hidden = model[1](x)
@@ -255,6 +255,6 @@ def test_variances_of_what_does_not_fit_into_memory_are_the_same(digits):
 def test_inputs_are_kept_with_witnesses_only(digits):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     methods = configure_methods(["deepfool"])
-    kept = measure(model, digits, methods, ["l2"], limit=4, witnesses=True)
+    kept = measure(model, digits, methods, ["l2"], first=4, witnesses=True)
     np.testing.assert_array_equal(kept.input, digits.inputs(list(range(4))).numpy())
-    assert measure(model, digits, methods, ["l2"], limit=4).input is None
+    assert measure(model, digits, methods, ["l2"], first=4).input is None

@@ -83,7 +83,7 @@ def shards(checkpoint_path, tmp_path):
     model, digits = load_checkpoint(checkpoint_path)[0].model(), load("digits")
 
     def run(name, shard=(1, 1), **changes):
-        settings = {"limit": 45, "batch_size": 7, "witnesses": True, "shard": shard, **changes}
+        settings = {"first": 45, "batch_size": 7, "witnesses": True, "shard": shard, **changes}
         measure(model, digits, METHODS, ["l2"], out=tmp_path / name, **settings)
         return tmp_path / name
 
@@ -143,6 +143,6 @@ def test_a_part_of_nothing_is_refused(checkpoint_path, tmp_path):
     model, digits = load_checkpoint(checkpoint_path)[0].model(), load("digits")
     for wrong in ((0, 2), (3, 2)):
         with pytest.raises(UsageError, match="there is no shard"):
-            measure(model, digits, METHODS, ["l2"], limit=10, shard=wrong)
-    found = measure(model, digits, METHODS, ["l2"], limit=10, batch_size=5, shard=(2, 2))
+            measure(model, digits, METHODS, ["l2"], first=10, shard=wrong)
+    found = measure(model, digits, METHODS, ["l2"], first=10, batch_size=5, shard=(2, 2))
     np.testing.assert_array_equal(found.index, np.arange(5, 10))

@@ -92,9 +92,9 @@ def adversarially_trained(trained):
     return model.eval()
 
 
-def verdicts_of(model, methods="nearest", norms=("linf",), limit=20, options=None, **settings):
+def verdicts_of(model, methods="nearest", norms=("linf",), first=20, options=None, **settings):
     chosen = configure_methods(methods.split(","), options or {})
-    table = measure(model, DIGITS, chosen, norms, limit=limit, checks=16, **settings)
+    table = measure(model, DIGITS, chosen, norms, first=first, checks=16, **settings)
     return {v["check"]: v for v in table.meta[KEY]["verdicts"]}, table
 
 
@@ -226,7 +226,7 @@ def test_checks_change_no_number_and_leave_no_trace(trained):
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     model.eval()
-    plain = measure(model, DIGITS, configure_methods(["nearest"]), ["linf"], limit=20)
+    plain = measure(model, DIGITS, configure_methods(["nearest"]), ["linf"], first=20)
     assert KEY not in plain.meta
     np.testing.assert_array_equal(plain["nearest.linf"].distance, checked["nearest.linf"].distance)
 
@@ -234,7 +234,7 @@ def test_checks_change_no_number_and_leave_no_trace(trained):
 def test_verdicts_are_the_same_every_time(trained):
     model = Noisy(trained("cross-entropy"))
     asked = Asked(configure_methods(["nearest"]), ("l2",))
-    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, limit=20)
+    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, first=20)
     first, second = (examine(table, model, DIGITS, asked) for _ in range(2))
     assert first == second
     assert first != examine(table, model, DIGITS, asked, seed=1)
@@ -261,7 +261,7 @@ def test_samples_are_spread_over_the_table(trained):
             return self.network(x)
 
     asked = Asked(configure_methods(["deepfool"]), ("l2",))
-    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, limit=300)
+    table = measure(trained("cross-entropy"), DIGITS, asked.methods, asked.norms, first=300)
     examine(table, Listening(trained("cross-entropy")), DIGITS, asked, samples=4)
     right = np.flatnonzero(table.predicted == table.label)
     rows = right[np.linspace(0, len(right) - 1, 4).round().astype(int)]

@@ -39,7 +39,7 @@ def run(model, digits, tmp_path):
     """Measures 45 digits in batches of 10 into a file."""
 
     def run(name: str = "a.h5", methods=METHODS, norms=("l2",), **settings):
-        settings = {"limit": 45, "batch_size": 10, **settings}
+        settings = {"first": 45, "batch_size": 10, **settings}
         return measure(model, digits, methods, norms, out=tmp_path / name, **settings)
 
     return run
@@ -72,7 +72,7 @@ def test_a_file_changes_nothing_of_the_table(run, model, digits, tmp_path, light
     methods = {**METHODS, **configure_methods(["bim", "exact"], {"bim": {"eps": (0.1, 0.2), "steps": 3}})}
     methods["exact"] = replace(methods["exact"], time_limit=0.0)
     settings = {"witnesses": True, "checks": 3, "dtype": dtype, "light": light}
-    whole = measure(model, digits, methods, ["l2"], limit=45, batch_size=10, **settings)
+    whole = measure(model, digits, methods, ["l2"], first=45, batch_size=10, **settings)
     found = run("a.h5", methods, **settings)
     written = read(tmp_path / "a.h5", light=light)
     assert {"reliability", "robust_accuracy", "activation_variance"} < whole.meta.keys()
@@ -145,7 +145,7 @@ def test_a_stop_while_the_file_is_put_together_loses_nothing(run, tmp_path, monk
 CHANGED = [
     ({"methods": {**METHODS, "deepfool": DeepFool(steps=6)}}, "methods.deepfool.steps 5, this run has 6"),
     ({"bounds": (0.0, 2.0)}, "threat.high 1.0, this run has 2.0"),
-    ({"limit": 44}, "samples 45, this run has 44"),
+    ({"first": 44}, "samples 45, this run has 44"),
     ({"batch_size": 9}, "batch_size 10, this run has 9"),
     ({"norms": ("linf",)}, "norms .'l2'., this run has .'linf'."),
     ({"witnesses": True}, "witnesses False, this run has True"),
@@ -169,7 +169,7 @@ def test_another_model_or_data_set_is_refused(run, stopping, model, digits, tmp_
     stopping(2)
     with pytest.raises(Stopped):
         run()
-    rest = {"out": tmp_path / "a.h5", "limit": 45, "batch_size": 10, "resume": True}
+    rest = {"out": tmp_path / "a.h5", "first": 45, "batch_size": 10, "resume": True}
     other = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     for _ in range(2):  # of unfinished parts, then of the finished file
         with pytest.raises(MarginkitError, match=r"has model|begun with model"):
@@ -328,12 +328,14 @@ def test_shards_are_whole_batches_that_cover_every_sample_once(count, shards):
     assert [i for _, g in groups for i in g] == list(range(count))
 
 
-def test_columns_of_no_rows_have_the_names_that_answers_have(model):
+def test_columns_of_no_rows_have_the_names_that_answers_have(model, digits):
     from marginkit.measurement.requests import build_requests
     from marginkit.methods.asked import Asked
 
     methods = configure_methods(["first_order", "exact", "crown", "nearest"])
-    asked = build_requests(model, Asked(methods, ("l2",), search_at=("input", "hidden1")))
+    asked = build_requests(
+        Asked(methods, ("l2",), search_at=("input", "hidden1")).resolved(model, digits.inputs([0, 1]))
+    )
     assert [name for request in asked for name in request.names] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",
         "exact.l2.lower", "exact.l2.upper", "crown.l2", "nearest.l2", "nearest.l2.hidden1",

@@ -90,7 +90,7 @@ def test_scores_that_are_not_finite_win_no_vote():
 def test_its_column_is_of_its_own_kind(network):
     from marginkit.data.sources import load
 
-    table = measure(network.float(), load("digits"), {"smoothing": Smoothing(n=50)}, ["l2"], limit=4)
+    table = measure(network.float(), load("digits"), {"smoothing": Smoothing(n=50)}, ["l2"], first=4)
     network.double()
     column = table["smoothing.l2"]
     assert column.kind is Kind.SMOOTHED

@@ -38,6 +38,14 @@ class Five(nn.Module):
     def forward(self, x):
         return x.flatten(1)[:, :5]
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.mix, self.fc = nn.GRU(8, 8, batch_first=True), nn.Linear(8, 8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.mix(self.rnn(x.squeeze(1))[0][:, -1]).relu())
+
 def wide():
     return nn.Linear(7, 10)
 """
@@ -67,7 +75,7 @@ def test_a_factory_with_weights_is_measured(module, tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.pt")
     asked = Loading(options={"width": "5"}, weights=tmp_path / "w.pt", app_dir=module)
     table, remarks = measure_file(
-        "mynets:small", ["deepfool"], ["l2"], loading=asked, dataset="digits", limit=4
+        "mynets:small", ["deepfool"], ["l2"], loading=asked, dataset="digits", first=4
     )
     x = load_subject("mynets:small", asked, "digits").data.inputs([0, 1, 2, 3])
     assert table.predicted.tolist() == model(x).argmax(1).tolist()
@@ -84,6 +92,15 @@ def test_a_factory_without_weights_says_so_and_is_told_apart_by_its_numbers(modu
     assert "no --weights were given" in first.remarks[0]
     assert first.about["sha256"] != second.about["sha256"]
     assert not first.model.training
+
+
+def test_a_remark_names_the_stages_that_the_default_layers_leave_out(module):
+    asked = {"loading": Loading(app_dir=module), "dataset": "digits", "first": 4}
+    table, remarks = measure_file("mynets:Recurrent", ["first_order"], ["l2"], **asked)
+    assert [column.layer for column in table.columns] == ["input", "mix"]
+    assert remarks[-1] == "default layers leave out rnn (gives tuple)"
+    for quiet in ({"methods": ["deepfool"]}, {"methods": ["first_order"], "layers": ("input", "mix")}):
+        assert len(measure_file("mynets:Recurrent", norms=["l2"], **quiet, **asked)[1]) == 1
 
 
 @pytest.mark.parametrize(
@@ -194,7 +211,7 @@ def test_programs_need_trust_and_then_measure_as_their_source_does(network, tmp_
         ["l2"],
         loading=Loading(trust=True),
         dataset="digits",
-        limit=6,
+        first=6,
     )
     assert [c.name for c in table.columns] == ["first_order.l2.input", "deepfool.l2"]
     with pytest.raises(UsageError, match="takes no"):
@@ -329,3 +346,32 @@ def test_hugging_faces_models_from_a_folder(pictures, tmp_path):
     torch.testing.assert_close(found.model(x), model((x - 0.5) / 0.25).logits)
     with pytest.raises(MarginkitError, match=r"hf:nobody/nothing can't be made.*add --download"):
         loaded("hf:nobody/nothing", pictures)
+
+
+def test_weights_of_a_lightning_run_fit_a_factory_and_a_library(module, pictures, tmp_path):
+    """Under a prefix, with a criterion beside them, and for more classes than the data has."""
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    model = get_model("shufflenet_v2_x0_5", num_classes=6).eval()
+    state = {f"net.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": {**state, "criterion.weight": torch.ones(6)}, "epoch": 3}, tmp_path / "l.ckpt")
+    for options in ({}, {"num_classes": "6"}, {"classes": "6"}):
+        found = loaded(
+            "torchvision:shufflenet_v2_x0_5", pictures, weights=tmp_path / "l.ckpt", options=options
+        )
+        x = found.data.inputs([0, 1])
+        normalize = found.model[0]
+        torch.testing.assert_close(found.model(x), model(normalize(x)))
+        assert "took the prefix 'net.' off the weights' names" in found.remarks
+        assert "left out what is not the model's: criterion.weight" in found.remarks
+        assert ("the weights have 6 classes, the data 3" in found.remarks) == (not options)
+
+
+def test_accuracy_of_a_factory(module, tmp_path, capsys):
+    from marginkit_cli.main import main
+
+    with pytest.raises(SystemExit) as done:
+        main(["evaluate", "--model", "mynets:small", "--app-dir", str(module), "--dataset", "digits"])
+    assert done.value.code == 0
+    assert "noise 0: accuracy" in capsys.readouterr().out

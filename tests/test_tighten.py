@@ -31,7 +31,7 @@ METHODS = {"nearest": {"effort": "fast"}}
 @pytest.fixture(scope="module")
 def measured(checkpoint_path):
     table, _ = measure_file(
-        checkpoint_path, ["nearest", "crown"], ["linf"], options=METHODS, limit=6, witnesses=True
+        checkpoint_path, ["nearest", "crown"], ["linf"], options=METHODS, first=6, witnesses=True
     )
     return table
 
@@ -100,7 +100,7 @@ def test_the_time_is_kept_and_what_is_open_says_so(measured, model, monkeypatch)
 
 def test_missing_ends_are_looked_for_first(checkpoint_path, model, monkeypatch):
     Clock(tick=0.01).replace(monkeypatch)
-    bare, _ = measure_file(checkpoint_path, ["lipschitz"], ["l2"], limit=2)
+    bare, _ = measure_file(checkpoint_path, ["lipschitz"], ["l2"], first=2)
     bare = replace(bare, columns=tuple(replace(c, distance=0 * c.distance) for c in bare.columns))
     found = tighten(bare, model, load("digits"), 60.0)
     assert np.isfinite(found["exact.l2.upper"].distance).all()

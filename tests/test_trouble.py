@@ -52,7 +52,7 @@ class Hungry:
 @pytest.mark.parametrize("error", ["gpu", "cpu"])
 def test_out_of_memory_halves_the_batch_and_goes_on(model, digits, error):
     heard = []
-    settings = {"limit": 20, "batch_size": 10, "witnesses": True}
+    settings = {"first": 20, "batch_size": 10, "witnesses": True}
     found = measure(
         model, digits, {"m": Hungry(3, error)}, ["l2"], **settings,
         on_event=heard.append,
@@ -65,7 +65,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model, digits, error):
 
 
 def test_memory_for_not_even_one_sample_is_a_failed_method(model, digits):
-    found = measure(model, digits, {"m": Hungry(0), "d": DeepFool()}, ["l2"], limit=3)
+    found = measure(model, digits, {"m": Hungry(0), "d": DeepFool()}, ["l2"], first=3)
     assert (found["m.l2"].status == Status.FAILED).all()
     assert "out of memory" in found["m.l2"].note
     assert (found["d.l2"].status != Status.FAILED).all()
@@ -98,7 +98,7 @@ def test_scores_that_are_not_finite_mark_the_sample_in_every_column(digits, wors
     data = replace(digits, inputs=inputs)
     healthy = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     methods = configure_methods(list(METHODS), FAST)
-    settings = {"limit": 20, "batch_size": batch_size, "witnesses": True}
+    settings = {"first": 20, "batch_size": batch_size, "witnesses": True}
     found = measure(Sick(healthy, worst), data, methods, ["l1", "linf"], **settings)
     for column in found.columns:
         assert ((column.status == Status.NONFINITE) == sick).all(), column.name
@@ -130,7 +130,7 @@ def test_a_method_that_raises_marks_its_samples_and_the_others_go_on(model, digi
     monkeypatch.setattr(Fragile, "spared", float(digits.inputs(list(range(5))).flatten(1).sum()))
     methods = {"fragile": Fragile(), "deepfool": DeepFool()}
     out = tmp_path / "a.h5"
-    measure(model, digits, methods, ["l2"], limit=15, batch_size=5, out=out)
+    measure(model, digits, methods, ["l2"], first=15, batch_size=5, out=out)
     found = read(out)
     column = found["fragile.l2.input"]
     assert (column.status == Status.FAILED).tolist() == [False] * 5 + [True] * 10
@@ -152,8 +152,8 @@ def test_a_time_limit_for_an_unknown_method_is_refused(model, digits):
 def test_witnesses_hold_in_float64_whatever_the_search_computed_in(model, digits, dtype):
     names = ["first_order", "deepfool", "crown", "nearest"]
     methods = configure_methods(names, {"nearest": {"effort": "fast"}})
-    found = measure(model, digits, methods, ["l2", "linf"], limit=30, dtype=dtype, witnesses=True)
-    plain = measure(model, digits, methods, ["l2", "linf"], limit=30)
+    found = measure(model, digits, methods, ["l2", "linf"], first=30, dtype=dtype, witnesses=True)
+    plain = measure(model, digits, methods, ["l2", "linf"], first=30)
     double = model.double()
     x = torch.from_numpy(found.input).double()
     for name in ("deepfool.l2", "deepfool.linf", "nearest.l2"):
@@ -192,8 +192,8 @@ def test_float64_answers_the_closed_form_to_more_digits(digits):
 def test_hidden_layers_are_searched_in_every_precision(model, digits):
     methods = configure_methods(["deepfool"])
     for dtype in ("float64", "bfloat16"):
-        found = measure(model, digits, methods, ["l2"], limit=12, dtype=dtype, search_at=("hidden1",))
-        plain = measure(model, digits, methods, ["l2"], limit=12, search_at=("hidden1",))
+        found = measure(model, digits, methods, ["l2"], first=12, dtype=dtype, search_at=("hidden1",))
+        plain = measure(model, digits, methods, ["l2"], first=12, search_at=("hidden1",))
         there = plain["deepfool.l2.hidden1"].distance > 0
         ratio = found["deepfool.l2.hidden1"].distance[there] / plain["deepfool.l2.hidden1"].distance[there]
         assert np.median(np.abs(ratio - 1)) < 0.05
@@ -211,7 +211,7 @@ def test_unknown_precisions_are_refused(model, digits):
     "target", ["marginkit.measurement.parts.save_file", "marginkit.files.hdf5_sink.os.pwrite"]
 )
 def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(model, digits, tmp_path, monkeypatch, target):
-    out, settings = tmp_path / "a.h5", {"limit": 20, "batch_size": 5}
+    out, settings = tmp_path / "a.h5", {"first": 20, "batch_size": 5}
     measure(model, digits, {"d": DeepFool()}, ["l2"], out=out, **settings)
     before = out.read_bytes()
     with monkeypatch.context() as patch:
@@ -255,14 +255,14 @@ def test_a_folder_in_the_files_place_is_refused(model, digits, tmp_path):
     (tmp_path / "a.h5").mkdir()
     for settings in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(MarginkitError, match=r"a\.h5"):
-            measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", limit=3, **settings)
+            measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", first=3, **settings)
     assert (tmp_path / "a.h5").is_dir()
 
 
 def test_a_file_in_the_parts_place_is_refused(model, digits, tmp_path):
     (tmp_path / "a.h5.parts").write_text("mine")
     with pytest.raises(MarginkitError, match=r"can't write .*a\.h5: File exists"):
-        measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", limit=3)
+        measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", first=3)
     assert (tmp_path / "a.h5.parts").read_text() == "mine"
 
 
@@ -271,6 +271,6 @@ def test_a_read_only_folder_is_refused_before_anything_is_measured(model, digits
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(MarginkitError, match="Permission denied"):
-            measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", limit=3)
+            measure(model, digits, {"d": DeepFool()}, ["l2"], out=tmp_path / "a.h5", first=3)
     finally:
         tmp_path.chmod(0o700)

@@ -172,7 +172,7 @@ def test_inputs_off_the_grid_are_refused(network, samples):
 def test_measure_writes_a_column_a_layer(network):
     data = load("digits")
     methods = {"first_order": FirstOrder(), "nearest": Nearest("fast")}
-    table = measure(network, data, methods, ("l2",), limit=12, search_at=("all",), witnesses=True)
+    table = measure(network, data, methods, ("l2",), first=12, search_at=("all",), witnesses=True)
     assert [c.name for c in table.columns] == [
         "first_order.l2.input", "first_order.l2.hidden1", "first_order.l2.hidden2",
         "nearest.l2", "nearest.l2.hidden1", "nearest.l2.hidden2",
@@ -188,13 +188,13 @@ def test_measure_in_a_subspace_and_with_a_mask(network):
     data = load("digits")
     methods = {"first_order": FirstOrder(), "nearest": Nearest("fast")}
     basis = principal_subspace(load("digits", Source(split="train")), 20)
-    table = measure(network, data, methods, ("l2",), limit=12, limits=Limits(subspace=basis), witnesses=True)
+    table = measure(network, data, methods, ("l2",), first=12, limits=Limits(subspace=basis), witnesses=True)
     assert [c.name for c in table.columns] == ["first_order.l2.input", "nearest.l2"]
     assert table.meta["threat"]["subspace"]["directions"] == 20
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[..., :4] = True
     x, _ = next((x, y) for _, x, y in batches(data, 12))
-    masked = measure(network, data, methods, ("l2",), limit=12, limits=Limits(mask=mask), witnesses=True)
+    masked = measure(network, data, methods, ("l2",), first=12, limits=Limits(mask=mask), witnesses=True)
     witness = masked["nearest.l2"].witness
     hit = ~np.isnan(witness).any((1, 2, 3))
     np.testing.assert_allclose(witness[hit][..., 4:], x.numpy()[hit][..., 4:], atol=1e-6)
@@ -203,4 +203,4 @@ def test_measure_in_a_subspace_and_with_a_mask(network):
 
 def test_probabilities_are_refused(network):
     with pytest.raises(MarginkitError, match="answers with probabilities"):
-        measure(nn.Sequential(network, nn.Softmax(1)), load("digits"), {"nearest": Nearest()}, limit=8)
+        measure(nn.Sequential(network, nn.Softmax(1)), load("digits"), {"nearest": Nearest()}, first=8)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, data_options, output_options, run_options, write_json
+from .options import Bounds, data_options, model_options, output_options, run_options, write_json
 from .output import show
 
 
 @click.command()
-@click.option("--model", type=PATH, default=Path("model.pt"), show_default=True, help="A checkpoint.")
+@model_options
 @click.option("--dataset", help="By default what the model was trained on.")
 @click.option(
     "--noise",
@@ -24,13 +24,20 @@ from .output import show
 @run_options
 @output_options
 def evaluate(
-    model: Path,
+    model: str,
+    arch: str | None,
+    arch_option: tuple[tuple[str, str], ...],
+    weights: Path | None,
+    weights_key: str | None,
+    app_dir: Path | None,
+    trust: bool,
     dataset: str | None,
     noise: str,
     data_root: Path,
     download: bool,
     image_size: int | None,
-    bounds: object,
+    array_keys: dict[str, str],
+    bounds: Bounds | None,
     device: str,
     seed: int,
     batch_size: int,
@@ -44,6 +51,7 @@ def evaluate(
     from marginkit.artifacts import located
     from marginkit.data.dataset import Source
     from marginkit.distributed import find_device
+    from marginkit.models.loading import Loading
     from marginkit.training.evaluation import evaluate_file
 
     try:
@@ -53,12 +61,14 @@ def evaluate(
     found = evaluate_file(
         located(model, ".pt"),
         sigmas,
+        loading=Loading(arch, dict(arch_option), weights, weights_key, app_dir, trust, download),
+        bounds=bounds,
         dataset=dataset,
-        source=Source(root=data_root, download=download, image_size=image_size),
+        source=Source(root=data_root, download=download, image_size=image_size, array_keys=array_keys),
         device=find_device(device),
         seed=seed,
         batch_size=batch_size,
     )
-    write_json({"model": str(model), "accuracy": {f"{s:g}": a for s, a in found.items()}}, json_file)
+    write_json({"model": model, "accuracy": {f"{s:g}": a for s, a in found.items()}}, json_file)
     lines = [f"noise {sigma:g}: accuracy {100 * accuracy:.2f}%" for sigma, accuracy in found.items()]
     show(lines, quiet or str(json_file) == "-")

@@ -92,7 +92,12 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
     type=click.Choice(["8bit"]),
     help="Adversarial inputs must survive rounding: to 255 steps of the box.",
 )
-@click.option("--limit", type=click.IntRange(1), help="Only so many samples, the first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    help="Only so many samples, spread evenly over the classes; by the seed, the same for every model.",
+)
+@click.option("--first", type=click.IntRange(1), help="Only so many samples, the first.")
 @click.option("--witnesses", is_flag=True, help="Keep the adversarial inputs in the file.")
 @click.option(
     "--dtype",
@@ -130,6 +135,7 @@ def measure(
     arch: str | None,
     arch_option: tuple[tuple[str, str], ...],
     weights: Path | None,
+    weights_key: str | None,
     app_dir: Path | None,
     trust: bool,
     dataset: str | None,
@@ -143,6 +149,7 @@ def measure(
     subspace: int | None,
     quantize: str | None,
     limit: int | None,
+    first: int | None,
     witnesses: bool,
     dtype: str | None,
     time_limits: tuple[tuple[str, str], ...],
@@ -154,6 +161,7 @@ def measure(
     data_root: Path,
     download: bool,
     image_size: int | None,
+    array_keys: dict[str, str],
     bounds: Bounds | None,
     device: str,
     seed: int,
@@ -187,15 +195,18 @@ def measure(
             norms,
             layers=layers,
             options=grouped(options),
-            loading=Loading(arch, dict(arch_option), weights, app_dir, trust, download),
+            loading=Loading(arch, dict(arch_option), weights, weights_key, app_dir, trust, download),
             dataset=dataset,
-            source=Source(split=split, root=data_root, download=download, image_size=image_size),
+            source=Source(
+                split=split, root=data_root, download=download, image_size=image_size, array_keys=array_keys
+            ),
             bounds=bounds,
             search_at=search_at,
             mask=mask,
             subspace=subspace,
             levels=255 if quantize == "8bit" else None,
             limit=limit,
+            first=first,
             batch_size=batch_size,
             device=device,
             seed=seed,

@@ -45,6 +45,11 @@ def assignment(text: str) -> tuple[str, str]:
     return name, value
 
 
+def assignments(text: str) -> dict[str, str]:
+    """`NAME=VALUE` pairs with commas between."""
+    return dict(assignment(part.strip()) for part in text.split(",") if part.strip())
+
+
 PATH = click.Path(path_type=Path, dir_okay=False)
 STRICT = 3  # exit code where --strict finds doubts
 
@@ -95,6 +100,9 @@ model_options = _together(
         ),
         click.option("--weights", type=PATH, metavar="FILE", help="For a model that is not a checkpoint."),
         click.option(
+            "--weights-key", metavar="KEY", help="Which of several states in a file of weights to take."
+        ),
+        click.option(
             "--app-dir",
             type=click.Path(path_type=Path, file_okay=False),
             metavar="DIR",
@@ -118,6 +126,13 @@ data_options = _together(
         click.option("--download", is_flag=True, help="Fetch a missing torchvision data set."),
         click.option(
             "--image-size", type=click.IntRange(1), help="Resize and crop a folder's images to squares."
+        ),
+        click.option(
+            "--array-keys",
+            type=assignments,
+            default="",
+            metavar="x=NAME,y=NAME",
+            help="The names of inputs and labels in an .npz file.",
         ),
         click.option(
             "--bounds",

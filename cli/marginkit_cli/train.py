@@ -122,6 +122,7 @@ def train(
     data_root: Path,
     download: bool,
     image_size: int | None,
+    array_keys: dict[str, str],
     bounds: Bounds | None,
     device: str,
     workers: int,
@@ -146,7 +147,14 @@ def train(
 
     require_absent(out, overwrite or resume)
     box = bounds or defaults.BOUNDS
-    source = Source(split="train", root=data_root, download=download, image_size=image_size)
+    source = Source(
+        split="train",
+        fresh=True,
+        root=data_root,
+        download=download,
+        image_size=image_size,
+        array_keys=array_keys,
+    )
     found = load(dataset, source, bounds=box)
     place = find_device(device)
     backend = "nccl" if place.startswith("cuda") else "gloo"
@@ -172,6 +180,8 @@ def train(
         **checkpoint.training["history"][-1],
         "test_accuracy": test_accuracy(checkpoint, found, source),
     }
+    for remark in found.remarks:
+        click.echo(remark, err=True)
     write_json({"checkpoint": str(out), **figures}, json_file)
     lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]
     if verbose:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ class Data:
         shape: of one input.
         classes: how many there are; 1 + the largest label where the data does not say.
         fingerprint: SHA-256 of inputs and labels (for image folders: of names, sizes and labels).
+        class_names: in the order of the labels, where they have names.
+        remarks: what the user should know of how it was read.
     """
 
     name: str
@@ -36,6 +39,13 @@ class Data:
     shape: tuple[int, ...]
     classes: int
     fingerprint: str
+    class_names: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def about(self) -> dict[str, Any]:
+        """What checkpoints and tables record of it."""
+        found = {"name": self.name, "split": self.split, "fingerprint": self.fingerprint}
+        return {**found, "classes": list(self.class_names)} if self.class_names else found
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,6 +61,9 @@ class Source:
         root: the folder torchvision's data sets lie in.
         download: fetch what is missing there.
         image_size: resize and crop the images of a folder to squares of this size.
+        array_keys: the names of arrays in an .npz file, by `x` and `y`.
+        class_names: the model's, in the order of its scores; a folder's classes are found by them.
+        fresh: a model is made for the data, so that classes may be numbered anew.
     """
 
     argument: str = ""
@@ -58,6 +71,9 @@ class Source:
     root: Path = Path("data")
     download: bool = False
     image_size: int | None = None
+    array_keys: Mapping[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 def batches(

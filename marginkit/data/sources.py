@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +13,34 @@ import torch
 from torch import Tensor
 
 from marginkit.data.dataset import Bounds, Data, Source
+from marginkit.data.folders import Pictures, imagefolder
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.files.npy import read_npz
-from marginkit.files.untrusted import printable
+from marginkit.files.npy import npz_names, read_npz
 
 
 @dataclass(frozen=True)
 class _InMemory:
-    """Bytes stand for 0..1, as everywhere in torchvision; floats for themselves."""
+    """Numbers as they are; bytes divided so that the largest is `unit`.
+
+    Attributes:
+        array: [n, ...].
+        unit: what 255 stands for, where they are bytes.
+        box: what a rounding error reaches beyond is clipped to; None where nothing does.
+    """
 
     array: np.ndarray
+    unit: float = 1.0
+    box: Bounds | None = None
 
     def __call__(self, positions: list[int]) -> Tensor:
         chosen = torch.from_numpy(self.array[positions])
-        return chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
-
-
-@dataclass(frozen=True)
-class _Images:
-    folder: Any  # torchvision's ImageFolder, untyped
-
-    def __call__(self, positions: list[int]) -> Tensor:
-        images = [self._image(position) for position in positions]
-        sizes = {tuple(image.shape) for image in images}
-        if len(sizes) > 1:
-            raise MarginkitError(f"images have several sizes, {sorted(sizes)}: give --image-size")
-        return torch.stack(images)
-
-    def _image(self, position: int) -> Tensor:
-        try:
-            image: Tensor = self.folder[position][0]
-        except Exception as error:  # a broken picture fails in any of Pillow's ways
-            path = self.folder.samples[position][0]
-            reason = printable(str(error).partition("\n")[0])
-            raise MarginkitError(f"{path} is not a picture that can be read: {reason}") from error
-        return image
+        if chosen.dtype == torch.uint8 and self.unit != 255:
+            return chosen.float() * self.unit / 255
+        return chosen.float() if self.box is None else chosen.float().clamp(*self.box)
 
 
 def _in_memory(spec: str, split: str, x: np.ndarray, y: np.ndarray, classes: int | None = None) -> Data:
+    x = _native(x)
     digest = hashlib.sha256(f"{x.dtype.str}{x.shape}".encode())
     digest.update(np.ascontiguousarray(x).data)
     labels = y.astype(np.int64)
@@ -94,48 +84,90 @@ def _torchvision(class_name: str, classes: int) -> Callable[[str, Source], Data]
     return load_torchvision
 
 
-def _imagefolder(spec: str, source: Source) -> Data:
-    """DIR/<split>/CLASS/*.png (or DIR/val for test), or DIR/CLASS/*.png for every split."""
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    top = Path(source.argument)
-    folders = [top / name for name in ((source.split, "val") if source.split == "test" else (source.split,))]
-    root = next((folder for folder in folders if folder.is_dir()), top)
-    size = source.image_size
-    square = [transforms.Resize(size), transforms.CenterCrop(size)] if size else []
-    try:
-        folder = ImageFolder(str(root), transforms.Compose([*square, transforms.ToTensor()]))
-    except OSError as error:
-        raise MarginkitError(f"{root} has no folders of images, one a class: {error}") from error
-    files = [
-        (Path(path).relative_to(root).as_posix(), Path(path).stat().st_size, y) for path, y in folder.samples
-    ]
-    digest = hashlib.sha256(repr((files, size)).encode()).hexdigest()
-    labels = np.array(folder.targets, np.int64)
-    return Data(
-        spec, source.split, _Images(folder), labels, tuple(folder[0][0].shape), len(folder.classes), digest
-    )
+def _native(x: np.ndarray) -> np.ndarray:
+    """The same numbers in a type that torch has: of this machine's byte order, and at most 64 bits."""
+    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
+        return x.astype(np.float64)
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
 def _npz(spec: str, source: Source) -> Data:
-    """Arrays x and y; x_test and y_test, where there are such, for the split `test`."""
-    path = Path(source.argument)
-    arrays = read_npz(path)
-    suffix = "_test" if source.split == "test" and "x_test" in arrays else ""
-    for key in (f"x{suffix}", f"y{suffix}"):
-        if key not in arrays:
-            raise MarginkitError(
-                f"{path} has the arrays {sorted(arrays)} and lacks {key!r}: expected x and y"
-            )
-    x, y = arrays[f"x{suffix}"], arrays[f"y{suffix}"]
-    if x.dtype.kind not in "fiu" or x.ndim < 2:
-        raise MarginkitError(f"{path}: x is {x.dtype} {x.shape}; expected numbers of shape [n, ...]")
-    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-        raise MarginkitError(f"{path}: y is {y.dtype} {y.shape}; expected integers of shape [{len(x)}]")
-    return _in_memory(spec, source.split, x, y)
+    """Arrays by one of the usual pairs of names, those of the split first where there are such."""
+    path = Path(source.argument).expanduser()
+    names = npz_names(path)
+    keys = _array_keys(path, names, source)
+    arrays = read_npz(path, keys)
+    x, y = arrays[keys[0]], arrays[keys[1]]
+    if x.dtype.kind not in "fiub" or x.ndim < 2:
+        raise MarginkitError(f"{path}: {keys[0]} is {x.dtype} {x.shape}; expected numbers of shape [n, ...]")
+    labels, classes, remarks = _labels(path, keys[1], y, len(x))
+    numbers = x.astype(np.float32) if x.dtype.kind == "b" else x
+    return replace(_in_memory(spec, source.split, numbers, labels, classes), remarks=remarks)
 
 
+def _array_keys(path: Path, names: list[str], source: Source) -> tuple[str, str]:
+    """The names of inputs and labels in a file."""
+    asked = dict(source.array_keys)
+    if unknown := [key for key in asked if key not in ("x", "y")]:
+        raise UsageError(f"--array-keys sets {unknown[0]!r}; expected x=NAME,y=NAME")
+    pairs = [(asked.get("x", "x"), asked.get("y", "y"))] if asked else ARRAY_KEYS
+    for x, y in pairs:
+        for form in (f"{{}}_{source.split}", f"{source.split}_{{}}", "{}"):
+            if form.format(x) in names and form.format(y) in names:
+                return form.format(x), form.format(y)
+    missing = next((name for name in pairs[0] if name not in names), pairs[0][0])
+    raise MarginkitError(
+        f"{path} has the arrays {', '.join(names) or 'none'} and lacks {missing!r}: expected x and y, or say"
+        " which they are with --array-keys x=NAME,y=NAME"
+    )
+
+
+def _labels(
+    path: Path, key: str, y: np.ndarray, count: int
+) -> tuple[np.ndarray, int | None, tuple[str, ...]]:
+    """Labels as int64 [n], from whole numbers of any type or one-hot rows; their classes; and remarks."""
+    found, classes = y, None
+    remarks: tuple[str, ...] = ()
+    if found.ndim == 2 and found.shape[1] == 1:
+        found = found[:, 0]
+    if _one_hot(found):
+        classes = found.shape[1]
+        remarks = (f"{path}: {key} is one-hot, and stands for {classes} classes",)
+        found = found.argmax(1)
+    whole = found.dtype.kind in "iub" or (found.dtype.kind == "f" and (found == np.floor(found)).all())
+    if not whole or found.shape != (count,):
+        raise MarginkitError(f"{path}: {key} is {y.dtype} {y.shape}; expected integers of shape [{count}]")
+    if len(found) and found.max() >= MOST_CLASSES:
+        at = int(found.argmax())
+        raise MarginkitError(
+            f"{path}: sample {at} has the label {found[at]:.0f}; expected labels that count classes from 0,"
+            f" at most {MOST_CLASSES:,} of them"
+        )
+    return found.astype(np.int64), classes, remarks
+
+
+def _one_hot(y: np.ndarray) -> bool:
+    return bool(
+        y.ndim == 2
+        and y.size
+        and y.dtype.kind in "fiub"
+        and ((y == 0) | (y == 1)).all()
+        and (y.sum(1) == 1).all()
+    )
+
+
+MOST_CLASSES = 100_000
+ARRAY_KEYS = [
+    ("x", "y"),
+    ("X", "y"),
+    ("X", "Y"),
+    ("images", "labels"),
+    ("inputs", "labels"),
+    ("inputs", "targets"),
+    ("data", "labels"),
+    ("data", "targets"),
+    ("data", "target"),
+]
 NEEDS_ARGUMENT = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR"}
 
 DATASETS: dict[str, Callable[[str, Source], Data]] = {
@@ -146,31 +178,62 @@ DATASETS: dict[str, Callable[[str, Source], Data]] = {
     "cifar10": _torchvision("CIFAR10", 10),
     "cifar100": _torchvision("CIFAR100", 100),
     "svhn": _torchvision("SVHN", 10),
-    "imagefolder": _imagefolder,
+    "imagefolder": imagefolder,
     "npz": _npz,
 }
 
 
-def _check(data: Data, bounds: Bounds) -> None:
+def _boxed(data: Data, bounds: Bounds) -> Data:
+    """The data checked and scaled to the box: bytes are divided by 255 unless it reaches beyond 1."""
     if not len(data):
         raise MarginkitError(f"{data.name} ({data.split}) has no samples")
     if data.labels.min() < 0:
         raise MarginkitError(f"{data.name} has the label {data.labels.min()}: labels must count from 0")
-    if not isinstance(data.inputs, _InMemory):
-        return
-    x = data.inputs.array
+    inputs = data.inputs
+    unit = 255.0 if bounds[1] is not None and bounds[1] > 1 else 1.0
+    if isinstance(inputs, Pictures):
+        return replace(data, inputs=replace(inputs, unit=unit))
+    if not isinstance(inputs, _InMemory):
+        return data
+    remarks = list(data.remarks)
+    if inputs.array.dtype == np.uint8:
+        inputs = replace(inputs, unit=unit)
+        if data.name.startswith("npz:"):
+            how = "taken as they are" if unit == 255 else "divided by 255"
+            remarks.append(f"the bytes of {data.name} are {how}, as the box says")
+    box, more = _within(data.name, inputs.array, bounds, unit / 255 if inputs.array.dtype == np.uint8 else 1)
+    return replace(data, inputs=replace(inputs, box=box), remarks=(*remarks, *more))
+
+
+def _within(name: str, x: np.ndarray, bounds: Bounds, scale: float) -> tuple[Bounds | None, list[str]]:
+    """The box to clip to where values are beyond it by a rounding error, and a remark on it."""
     if not np.isfinite(x).all():
         bad = int((~np.isfinite(x)).reshape(len(x), -1).any(1).argmax())
-        raise MarginkitError(f"{data.name} has NaN or infinite values, first in sample {bad}: clean the data")
-    unit = 255 if x.dtype == np.uint8 else 1
-    smallest, largest = x.min() / unit, x.max() / unit
-    low = -np.inf if bounds[0] is None else bounds[0]
-    high = np.inf if bounds[1] is None else bounds[1]
-    if smallest < low or largest > high:
-        raise MarginkitError(
-            f"{data.name} runs from {smallest:.4g} to {largest:.4g}, outside the box [{low:g}, {high:g}]:"
-            " scale it, or give the box it lives in with --bounds LOW,HIGH or --bounds none"
-        )
+        raise MarginkitError(f"{name} has NaN or infinite values, first in sample {bad}: clean the data")
+    smallest, largest = float(x.min()) * scale, float(x.max()) * scale
+    low, high = (
+        end if end is not None else edge for end, edge in zip(bounds, (-np.inf, np.inf), strict=True)
+    )
+    if smallest >= low and largest <= high:
+        return None, []
+    rounding = ROUNDING * max(1.0, *(abs(end) for end in bounds if end is not None))
+    if smallest >= low - rounding and largest <= high + rounding:
+        return bounds, [f"{name} reaches {max(low - smallest, largest - high):.2g} beyond the box: clipped"]
+    rows = x.reshape(len(x), -1)
+    at = int(rows.min(1).argmin() if low - smallest > largest - high else rows.max(1).argmax())
+    raise MarginkitError(
+        f"{name} runs from {_exact(smallest)} to {_exact(largest)}, outside the box [{_exact(low)},"
+        f" {_exact(high)}], farthest in sample {at}: scale it, or give the box it lives in with --bounds"
+        " LOW,HIGH or --bounds none"
+    )
+
+
+def _exact(value: float) -> str:
+    """All the digits of a number in float32, which is what inputs are."""
+    return f"{value:.9g}"
+
+
+ROUNDING = 1e-6  # of the box's larger end: some units in the last place of float32
 
 
 def load(spec: str, source: Source | None = None, *, bounds: Bounds = (0.0, 1.0)) -> Data:
@@ -191,7 +254,5 @@ def load(spec: str, source: Source | None = None, *, bounds: Bounds = (0.0, 1.0)
     if (name in NEEDS_ARGUMENT) != bool(argument):
         wanted = NEEDS_ARGUMENT.get(name, name)
         raise UsageError(f"{spec!r} is not a data set; expected {wanted!r}")
-    source = Source(argument, source.split, source.root, source.download, source.image_size)
-    data = DATASETS[name](spec, source)
-    _check(data, bounds)
-    return data
+    source = replace(source, argument=argument, root=source.root.expanduser())
+    return _boxed(DATASETS[name](spec, source), bounds)

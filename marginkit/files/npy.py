@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,32 @@ from marginkit.errors import MarginkitError
 from marginkit.files.untrusted import printable, refuse_zip_bomb
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays x, y, x_test and y_test of an .npz file, those that there are.
+def npz_names(path: Path) -> list[str]:
+    """The names of all the arrays in an .npz file.
+
+    Raises:
+        MarginkitError: as `read_npz`.
+    """
+    return list(_opened(path, lambda arrays: [printable(name) for name in arrays.files]))
+
+
+def read_npz(path: Path, keys: Sequence[str] = ("x", "y", "x_test", "y_test")) -> dict[str, np.ndarray]:
+    """The arrays of these names of an .npz file, those that there are.
 
     Raises:
         MarginkitError: no such file, objects inside, or an archive that is broken or a bomb.
     """
+    return dict(_opened(path, lambda arrays: {key: _array(arrays, key) for key in keys if key in arrays}))
+
+
+def _opened(path: Path, read: Callable[[Any], Any]) -> Any:
     try:
         refuse_zip_bomb(path)
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if not isinstance(arrays, np.lib.npyio.NpzFile):
                 raise ValueError("it holds a single array")
-            return {key: _array(arrays, key) for key in ("x", "y", "x_test", "y_test") if key in arrays}
+            return read(arrays)
     except MarginkitError:
         raise
     except FileNotFoundError:

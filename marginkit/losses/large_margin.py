@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.activations import capture, resolve_layers
+from marginkit.activations import capture
 from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
 from marginkit.kinds import INPUT
+from marginkit.layers import resolve_layers
 from marginkit.logits import Labels, check_scores, linearised_distance
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.double_backward import require_eager
@@ -167,7 +168,7 @@ class LargeMargin:
         """
         if self.differentiate_norm:
             require_eager(model)
-        layers = resolve_layers(model, self.layers)
+        layers = resolve_layers(model, self.layers, x)
         own = owning(model) if self._shares(x) else {}
         first = entrance(model) if layers[0] == INPUT and not self.differentiate_norm else None
         points = tuple(dict.fromkeys((*layers, *own, *([first] if first else []))))

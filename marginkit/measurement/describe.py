@@ -32,7 +32,7 @@ def provenance(data: Data, measurement: Measurement) -> Provenance:
     found = plain(
         {
             **measurement.kept.meta,
-            "dataset": {"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
+            "dataset": data.about(),
             "threat": {"low": asked.bounds[0], "high": asked.bounds[1], **asked.limits.describe()},
             "batch_size": measurement.plan.batch_size,
             **({"dtype": dtype} if dtype else {}),

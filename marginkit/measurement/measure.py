@@ -11,11 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from marginkit import defaults
+from marginkit.data.choice import chosen
 from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
-from marginkit.events import Event, Finished, NothingNew, OnEvent, both, unheard
+from marginkit.events import Event, Finished, Noted, NothingNew, OnEvent, both, unheard
 from marginkit.measurement.assembly import Assembly
 from marginkit.measurement.batch import BatchRunner, Clock
 from marginkit.measurement.describe import Description, completed, dependencies, provenance
@@ -52,6 +53,7 @@ def measure(
     limits: Limits = FREE,
     search_at: Sequence[str] = defaults.SEARCH_AT,
     limit: int | None = None,
+    first: int | None = None,
     device: Any = defaults.DEVICE,
     dtype: str | None = None,
     batch_size: int = defaults.BATCH_SIZE,
@@ -76,11 +78,12 @@ def measure(
         norms: names from NORMS.
         options: of methods that are named, by their columns' names.
         layers: where named methods look that look at layers.
-        seed: of named methods that draw random numbers.
+        seed: of named methods that draw random numbers, and of which samples a limit leaves.
         bounds: the box inputs live in, in raw units; None for no bound.
         limits: a mask, a subspace or a grid.
         search_at: layers at which searches run, as in `resolve_layers`.
-        limit: only so many samples, the first.
+        limit: only so many samples, spread evenly over the classes by the seed, for every model the same.
+        first: only so many samples, the first.
         device: where to compute; the model is moved there. `auto` is the GPU where there is one.
         dtype: float32, float64 or bfloat16, with witnesses verified in float64; None for the model's own.
         batch_size: samples at a time; changes no result by more than rounding.
@@ -106,17 +109,29 @@ def measure(
     """
     common = {"layers": tuple(layers), "seed": seed}
     asked = Asked(_methods(methods, options, common), tuple(norms), bounds, limits, tuple(search_at))
+    plan = _plan(data, limit, first, seed, batch_size, shard)
+    chosen_by = {} if plan.chosen is None else {"choice": {"samples": plan.count, "seed": seed}}
     measurement = Measurement(
         asked,
-        Plan(_count(data, limit), batch_size, shard),
+        plan,
         Execution(find_device(device), dtype, workers, _known(time_limits or {}, asked)),
-        Kept(meta or {"model": model_digest(model)}, witnesses, checks if shard[1] == 1 else 0, light),
+        Kept(
+            {**(meta or {"model": model_digest(model)}), **chosen_by},
+            witnesses,
+            checks if shard[1] == 1 else 0,
+            light,
+        ),
         None if out is None else Target(Path(out), resume, overwrite),
     )
     with processes() if measurement.target else nullcontext(ALONE) as ranks:
         measurement = measurement.here(ranks)
         with prepared(model, measurement.execution.device, dtype) as models:
-            return _run(measurement.resolved(models.plain), models, data, ranks, on_event)
+            look = next(
+                Loader.of(data, models.plain, measurement.execution.device)([range(min(3, len(data)))])
+            )[1]
+            if remark := asked.left_out(models.plain, look):
+                on_event(Noted(remark))
+            return _run(measurement.resolved(models.plain, look), models, data, ranks, on_event)
 
 
 def _run(
@@ -127,7 +142,7 @@ def _run(
     plan, target = measurement.plan, measurement.target
     heard = both(EventLog(target.path, ranks.rank), on_event) if target else on_event
     loader = Loader.of(data, models.plain, execution.device, execution.workers)
-    requests, clock = build_requests(models.plain, asked), Clock(execution.time_limits)
+    requests, clock = build_requests(asked), Clock(execution.time_limits)
     runner = BatchRunner(models, requests, asked.limits, kept.witnesses, clock, heard)
     description = Description(models.plain, loader, measurement, heard)
     about = provenance(data, measurement)
@@ -160,10 +175,15 @@ def _methods(
     return given
 
 
-def _count(data: Data, limit: int | None) -> int:
-    if limit is not None and limit < 1:
-        raise UsageError(f"a limit of {limit} leaves nothing to measure: give at least 1")
-    return min(len(data), limit or len(data))
+def _plan(data: Data, limit: int | None, first: int | None, seed: int, batch_size: int, shard: Shard) -> Plan:
+    for what, count in (("a limit of", limit), ("the first", first)):
+        if count is not None and count < 1:
+            raise UsageError(f"{what} {count} leaves nothing to measure: give at least 1")
+    if limit is not None and first is not None:
+        raise UsageError("a limit spreads samples over the classes, the first are as they come: give one")
+    if limit is None or limit >= len(data):
+        return Plan(min(len(data), first or len(data)), batch_size, shard)
+    return Plan(limit, batch_size, shard, tuple(chosen(data, limit, seed).tolist()))
 
 
 def _known(time_limits: Mapping[str, float], asked: Asked) -> Mapping[str, float]:
@@ -248,6 +268,8 @@ class _Remarks:
         self.lines = list(lines)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Noted):
+            self.lines.append(event.text)
         if isinstance(event, NothingNew):
             self.lines.append(f"{event.file} has every column asked for already: nothing was measured")
 

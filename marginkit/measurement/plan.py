@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,17 +13,19 @@ Shard = tuple[int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """Samples 0..count in batches; a shard is a run of whole batches.
+    """Samples 0..count, or chosen ones, in batches; a shard is a run of whole batches.
 
     Attributes:
         count: samples of the whole measurement.
         batch_size: samples in each batch but the last.
         shard: (i, n), the i-th of n shards, counted from 1.
+        chosen: their positions in the data set, in order; None for the first.
     """
 
     count: int
     batch_size: int
     shard: Shard = (1, 1)
+    chosen: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Refuses shards that do not exist, or would be empty."""
@@ -36,30 +39,34 @@ class Plan:
             )
 
     @cached_property
-    def groups(self) -> dict[int, range]:
+    def groups(self) -> dict[int, Sequence[int]]:
         """The shard's batches: their numbers, and their samples' positions in the data set."""
         which, of = self.shard
         total = -(-self.count // self.batch_size)
         size = self.batch_size
+        whole: Sequence[int] = range(self.count) if self.chosen is None else self.chosen
         return {
-            number: range(number * size, min(self.count, (number + 1) * size))
+            number: whole[number * size : (number + 1) * size]
             for number in range(total * (which - 1) // of, total * which // of)
         }
 
     @property
-    def positions(self) -> range:
+    def positions(self) -> list[int]:
         """The shard's samples."""
-        groups = list(self.groups.values())
-        return range(groups[0].start, groups[-1].stop)
+        return [position for group in self.groups.values() for position in group]
 
     def number(self, first: int) -> int:
         """The batch that begins with this sample."""
-        return first // self.batch_size
+        return self._numbers[first]
+
+    @cached_property
+    def _numbers(self) -> dict[int, int]:
+        return {group[0]: number for number, group in self.groups.items()}
 
     def rows(self, number: int) -> slice:
         """Where a batch stands in the shard's table."""
-        group, first = self.groups[number], self.positions.start
-        return slice(group.start - first, group.stop - first)
+        start = (number - min(self.groups)) * self.batch_size
+        return slice(start, start + len(self.groups[number]))
 
 
 def shard(text: str) -> Shard:

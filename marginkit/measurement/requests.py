@@ -8,9 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from marginkit.activations import resolve_layers
 from marginkit.kinds import INPUT, Kind, Status
 from marginkit.methods.asked import Asked
 from marginkit.table.provenance import plain
@@ -120,23 +119,25 @@ class Request:
         return self.method.kind in (Kind.LOWER, Kind.SMOOTHED) or place == "lower"
 
 
-def build_requests(model: nn.Module, asked: Asked) -> list[Request]:
-    """Every method in every norm; searches at every layer of `search_at`, the others at the input."""
-    search_at = resolve_layers(model, asked.search_at)
+def build_requests(asked: Asked) -> list[Request]:
+    """Every method in every norm; searches at every layer of `search_at`, the others at the input.
+
+    Layers have names here, as from `Asked.resolved`.
+    """
     found = []
     for name, method in asked.methods.items():
         for norm in asked.norms:
-            for layer in search_at if method.kind is Kind.UPPER else (INPUT,):
-                places = _places(model, method, layer, asked.limits.subspace is not None)
+            for layer in asked.search_at if method.kind is Kind.UPPER else (INPUT,):
+                places = _places(method, layer, asked.limits.subspace is not None)
                 found.append(Request(name, method, asked.threat(norm), layer, places))
     return found
 
 
-def _places(model: nn.Module, method: Method, layer: str, subspace: bool) -> tuple[str, ...]:
+def _places(method: Method, layer: str, subspace: bool) -> tuple[str, ...]:
     if method.kind is Kind.EXACT:
         return ("lower", "upper")
     if method.kind is Kind.ESTIMATE and not subspace:
-        return resolve_layers(model, getattr(method, "layers", (INPUT,)))
+        return tuple(getattr(method, "layers", (INPUT,)))
     return (layer,)
 
 

@@ -154,8 +154,9 @@ class Job:
     def _refuse_another(self, table: MarginTable, keeps: bool) -> None:
         """Refuses to add to a file that another model, data set, threat or option gave."""
         path = self.target.path
-        before = {"samples": len(table), "witnesses": keeps, **table.provenance.identity()}
+        before = {"choice": None, "samples": len(table), "witnesses": keeps, **table.provenance.identity()}
         now = {
+            "choice": None,
             "samples": len(self.plan.positions),
             "witnesses": self.depends["witnesses"],
             **{key: value for key, value in self.about.identity().items() if key in before},

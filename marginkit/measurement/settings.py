@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from marginkit import defaults
-from marginkit.activations import resolve_layers
 from marginkit.distributed import Ranks
 from marginkit.measurement.plan import Plan
 from marginkit.methods.asked import Asked
+from marginkit.norms import Vectors
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ class Measurement:
         """On this process's own device."""
         return replace(self, execution=replace(self.execution, device=ranks.device(self.execution.device)))
 
-    def resolved(self, model: nn.Module) -> Measurement:
-        """With the model's own names of the layers that searches run at."""
-        layers = resolve_layers(model, self.asked.search_at)
-        return replace(self, asked=replace(self.asked, search_at=layers))
+    def resolved(self, model: nn.Module, x: Vectors) -> Measurement:
+        """With the model's own names of the layers that it is measured at."""
+        return replace(self, asked=self.asked.resolved(model, x))

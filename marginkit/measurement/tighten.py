@@ -226,7 +226,8 @@ def tighten_file(
         raise IncompatibleError(
             f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
         )
-    source = replace(source or Source(), split=about.split or "test")
+    names = tuple(about.classes or ())
+    source = replace(source or Source(), split=about.split or "test", class_names=names)
     subject = load_subject(model, loading or Loading(), str(about.name), source, _box(table))
     _same("checkpoint.sha256", provenance.checkpoint.sha256, subject.about["sha256"], model)
     _same("dataset.fingerprint", about.fingerprint, subject.data.fingerprint, subject.data.name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from torch import nn
 
 from marginkit import defaults
 from marginkit.data.dataset import Bounds
 from marginkit.errors import UsageError
+from marginkit.layers import GROUPS, find_stages, resolve_layers
 from marginkit.methods.constraints import FREE, Limits
-from marginkit.norms import NORMS
+from marginkit.norms import NORMS, Vectors
 from marginkit.types import Method, Threat
 
 
@@ -36,6 +39,22 @@ class Asked:
         for norm in self.norms:
             if norm not in NORMS:
                 raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+
+    def resolved(self, model: nn.Module, x: Vectors) -> Asked:
+        """With the model's own names of layers, found by a look at it with a few inputs x."""
+        methods = {
+            name: replace(method, layers=resolve_layers(model, layers, x))  # type: ignore[type-var]
+            if (layers := getattr(method, "layers", ()))
+            else method
+            for name, method in self.methods.items()
+        }
+        return replace(self, methods=methods, search_at=resolve_layers(model, self.search_at, x))
+
+    def left_out(self, model: nn.Module, x: Vectors) -> str | None:
+        """A remark on the stages that the default layers leave out, where they are asked for."""
+        layers = [layer for method in self.methods.values() for layer in getattr(method, "layers", ())]
+        asked = any(layer in GROUPS for layer in (*layers, *self.search_at))
+        return find_stages(model, x).remark() if asked else None
 
     def threat(self, norm: str) -> Threat:
         """What may be done to an input, in one of the norms."""

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from marginkit.activations import capture, evaluating, resolve_layers
+from marginkit.activations import capture, evaluating
 from marginkit.kinds import INPUT, Kind, Status
+from marginkit.layers import resolve_layers
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.search.verification import classify
 from marginkit.norms import Norm, Vectors
@@ -37,7 +38,7 @@ class FirstOrder:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Estimate:
         """One column a layer."""
-        layers = resolve_layers(model, self.layers)
+        layers = resolve_layers(model, self.layers, x)
         with evaluating(model):
             scores, activations = capture(model, x, layers)
             status = classify(scores, y)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import safetensors.torch
 import torch
 from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from marginkit.data.dataset import Bounds
-from marginkit.errors import MarginkitError
+from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.atomic import replacing
-from marginkit.files.untrusted import json_object, printable, refuse_zip_bomb, require_plain
-from marginkit.models.architectures import ARCHITECTURES, Shape
-from marginkit.options import choose, configure
+from marginkit.files.untrusted import require_plain
+from marginkit.models.architectures import ARCHITECTURES, Architecture, Shape
+from marginkit.models.unpickling import read_plain
+from marginkit.models.weights import classes_of, find_states, fitted, refuse_state
+from marginkit.options import choose, configure, parse
 
 FORMAT = "marginkit.checkpoint"
 VERSION = 1
-WRAPPERS = ("state", "state_dict", "model_state_dict", "model")  # where others keep the weights
 REQUIRED = ("state", "architecture", "options", "shape", "classes", "bounds")
 Size = Annotated[int, Field(ge=1, lt=2**31)]
 FORM: dict[str, Any] = {
@@ -71,19 +70,7 @@ class Checkpoint:
         Raises:
             MarginkitError: the state has missing, unexpected or misshapen entries; they are named.
         """
-        build = configure(
-            choose(ARCHITECTURES, "architecture", self.architecture), self.architecture, self.options
-        )
-        try:
-            with torch.device("meta"):  # a file may ask for more than fits: see first whether it brings it
-                wanted = build(self.shape, self.classes).state_dict()
-        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
-            if isinstance(error, MarginkitError):
-                raise
-            raise MarginkitError(
-                f"{self.architecture} can't be built with {self.options} for inputs {list(self.shape)}:"
-                f" {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-            ) from error
+        wanted = self.wanted()
         problems = [
             *[f"missing {key}" for key in wanted if key not in self.state],
             *[f"unexpected {key}" for key in self.state if key not in wanted],
@@ -99,9 +86,32 @@ class Checkpoint:
                 f"the weights do not fit {self.architecture} for inputs {list(self.shape)} and {self.classes}"
                 f" classes: {'; '.join(problems[:6])}{more}"
             )
-        model = build(self.shape, self.classes)
+        model = self._build()(self.shape, self.classes)
         model.load_state_dict(self.state)
         return model.eval()
+
+    def wanted(self) -> dict[str, Tensor]:
+        """The state of the architecture, without its numbers.
+
+        Raises:
+            MarginkitError: there is no such architecture, or it can't be built so.
+        """
+        build = self._build()
+        try:
+            with torch.device("meta"):  # a file may ask for more than fits: see first whether it brings it
+                return build(self.shape, self.classes).state_dict()
+        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as error:
+            if isinstance(error, MarginkitError):
+                raise
+            raise MarginkitError(
+                f"{self.architecture} can't be built with {self.options} for inputs {list(self.shape)}:"
+                f" {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+
+    def _build(self) -> Architecture:
+        return configure(
+            choose(ARCHITECTURES, "architecture", self.architecture), self.architecture, self.options
+        )
 
 
 def save(checkpoint: Checkpoint, path: str | Path) -> None:
@@ -118,14 +128,18 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
             torch.save(plain | {"state": state}, temporary)
 
 
-def load(path: str | Path, guess: Mapping[str, Any] | None = None) -> tuple[Checkpoint, list[str]]:
+def load(
+    path: str | Path, guess: Mapping[str, Any] | None = None, key: str | None = None
+) -> tuple[Checkpoint, list[str]]:
     """Reads a checkpoint, or bare weights, and says in words what had to be changed.
 
     Never runs code from the file.
 
     Args:
         path: `.safetensors`, or PyTorch's format.
-        guess: architecture, options, shape, classes and bounds, for files that hold weights only.
+        guess: architecture, options, shape, classes and bounds, for files that hold weights only. Where they
+            have more classes, theirs count; an option `classes` says how many.
+        key: which part of such a file, or which prefix, the weights are.
 
     Returns:
         The checkpoint, and remarks for the user.
@@ -136,33 +150,12 @@ def load(path: str | Path, guess: Mapping[str, Any] | None = None) -> tuple[Chec
     path = Path(path)
     if not path.is_file():
         raise MarginkitError(f"no such checkpoint: {path}")
-    plain = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    plain = read_plain(path)
     if plain.get("format") == FORMAT:
         if plain.get("version") != VERSION:
             raise MarginkitError(f"{path} has version {plain.get('version')}; this marginkit reads {VERSION}")
         return _restored(path, plain), []
-    return _from_weights(path, plain, guess)
-
-
-def refuse_state(path: Path, state: Any) -> None:
-    """Refuses what is not a dict of tensors, each as large as what the file holds of it.
-
-    A tensor of strides 0 looks a million times larger than it is, until it is copied.
-    """
-    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise MarginkitError(f"{path} is neither a marginkit checkpoint nor a dict of weights")
-    for name, value in state.items():
-        if not isinstance(name, str) or not name.isprintable():
-            raise MarginkitError(f"{path} has a weight called {ascii(name)[:60]}; expected a plain name")
-        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
-            raise MarginkitError(
-                f"{path}: {name} is a {value.layout} tensor of {value.dtype}; expected a plain one"
-            )
-        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise MarginkitError(
-                f"{path}: {name} is {list(value.shape)}, but the file holds only"
-                f" {value.untyped_storage().nbytes()} bytes of it"
-            )
+    return _from_weights(path, plain, guess, key)
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -171,34 +164,6 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     lists = ("history", "regime")
     training = {key: value for key, value in checkpoint.training.items() if key not in lists}
     return {name: getattr(checkpoint, name) for name in kept} | {"training": training}
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
-    refuse_zip_bomb(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats, which the user can't mend
-            plain = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes the unpickler fail in any way
-        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__)
-        raise MarginkitError(f"{path} is not a checkpoint that loads safely: {reason}") from error
-    if not isinstance(plain, dict):
-        raise MarginkitError(
-            f"{path} holds a {type(plain).__name__}; expected a dict: a checkpoint or weights"
-        )
-    return plain
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("marginkit", "{}")
-            about = json_object(text, "its metadata", path)
-            return {**about, "state": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
-    except MarginkitError:
-        raise
-    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        raise MarginkitError(f"{path} is not a safetensors file: {error}") from error
 
 
 def _restored(path: Path, plain: dict[str, Any]) -> Checkpoint:
@@ -221,30 +186,43 @@ def _restored(path: Path, plain: dict[str, Any]) -> Checkpoint:
     return Checkpoint(**known)
 
 
-def read_state(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """Bare weights, also those inside a checkpoint, without running code; and remarks for the user."""
+def read_state(
+    path: Path, wanted: Mapping[str, Tensor] | None = None, key: str | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Bare weights by a model's own names, also those of a checkpoint; and remarks for the user."""
     if not path.is_file():
         raise MarginkitError(f"no such file of weights: {path}")
-    plain = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _state(path, plain)
+    plain = read_plain(path)
+    return fitted(
+        path, {"state": plain["state"]} if plain.get("format") == FORMAT else plain, wanted or {}, key
+    )
 
 
 def _from_weights(
-    path: Path, plain: dict[str, Any], guess: Mapping[str, Any] | None
+    path: Path, plain: dict[str, Any], guess: Mapping[str, Any] | None, key: str | None
 ) -> tuple[Checkpoint, list[str]]:
-    state, remarks = _state(path, plain)
     if guess is None:
+        if not find_states(plain):
+            refuse_state(path, None)
         raise MarginkitError(f"{path} holds weights only: say which architecture they belong to with --arch")
-    return Checkpoint(state=state, **guess), remarks
+    options = dict(guess["options"])
+    asked = options.pop("classes", None)
+    empty = Checkpoint(
+        state={}, **{**guess, "options": options, "classes": _count(asked) or guess["classes"]}
+    )
+    wanted = empty.wanted()
+    state, remarks = fitted(path, plain, wanted, key)
+    classes = classes_of(state, wanted, empty.classes) if asked is None else None
+    if classes is not None and classes > empty.classes:
+        remarks.append(f"the weights have {classes} classes, the data {empty.classes}")
+        empty = replace(empty, classes=classes)
+    return replace(empty, state=state), remarks
 
 
-def _state(path: Path, plain: dict[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
-    inside = next((key for key in WRAPPERS if key in plain), None)
-    state = plain[inside] if inside else plain
-    refuse_state(path, state)
-    remarks = []
-    for prefix in ("module.", "_orig_mod."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-            remarks.append(f"took the prefix {prefix!r} off every weight's name")
-    return state, remarks
+def _count(classes: Any) -> int | None:
+    if classes is None:
+        return None
+    found = parse(classes)
+    if not isinstance(found, int) or found < 2:
+        raise UsageError(f"--arch-option classes={classes}: expected a number of 2 or more")
+    return found

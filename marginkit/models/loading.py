@@ -23,6 +23,7 @@ from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.models.digest import model_digest
 from marginkit.models.programs import is_program, load_program
 from marginkit.models.sources import SOURCES, Found, Request, factory, is_factory
+from marginkit.models.weights import classes_of
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Loading:
         architecture: a name from ARCHITECTURES, for a file of bare weights.
         options: the architecture's or the factory's; may be text.
         weights: a file of weights for a model that is not a checkpoint.
+        weights_key: which part of a file of weights, or which prefix of their names, where it has several.
         app_dir: where a factory's module is, if it is not installed.
         trust: load files that may run code.
         download: fetch pretrained weights that are not in the library's cache.
@@ -41,6 +43,7 @@ class Loading:
     architecture: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Path | None = None
+    weights_key: str | None = None
     app_dir: Path | None = None
     trust: bool = False
     download: bool = False
@@ -115,11 +118,11 @@ def _checkpoint(
             "classes": data.classes,
             "bounds": bounds or (0.0, 1.0),
         }
-    checkpoint, remarks = load_checkpoint(path, guess)
+    checkpoint, remarks = load_checkpoint(path, guess, loading.weights_key)
     data = _data_of(path, checkpoint, dataset, source, bounds)
     checkpoint = replace(checkpoint, bounds=checkpoint.bounds if bounds is None else bounds)
     about = {"file": path.name, "sha256": sha256(path), **describe(checkpoint)}
-    return Subject(checkpoint.model(), data, checkpoint.bounds, about, remarks)
+    return Subject(checkpoint.model(), data, checkpoint.bounds, about, [*remarks, *data.remarks])
 
 
 def _data_of(
@@ -130,12 +133,21 @@ def _data_of(
         raise UsageError(f"{path} does not say what it was trained on: give --dataset")
     if dataset is None:
         refuse_path(name.partition(":")[2], f"{path} was trained on {name!r}", f"--dataset {name!r}")
-    data = load(name, source, bounds=checkpoint.bounds if bounds is None else bounds)
+    source = source or Source()
+    named = replace(source, class_names=_class_names(path, checkpoint) or source.class_names)
+    data = load(name, named, bounds=checkpoint.bounds if bounds is None else bounds)
     if data.shape != checkpoint.shape:
         raise MarginkitError(
             f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
         )
     return data
+
+
+def _class_names(path: Path, checkpoint: Checkpoint) -> tuple[str, ...]:
+    names = checkpoint.dataset.get("classes", ())
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise MarginkitError(f"{path}: its classes are {ascii(names)[:60]}; expected a list of names")
+    return tuple(names)
 
 
 def _foreign(
@@ -153,13 +165,18 @@ def _foreign(
         raise UsageError(f"{spec} does not say what it was trained on: give --dataset")
     box = bounds or (0.0, 1.0)
     data = load(dataset, source, bounds=box)
-    found: Found = find(
-        Request(rest, dict(loading.options), data.classes, loading.weights, loading.app_dir, loading.trust,
-                loading.download)
+    request = Request(
+        rest, dict(loading.options), data.classes, loading.weights, loading.app_dir, loading.trust,
+        loading.download,
     )  # fmt: skip
+    found: Found = find(request)
     remarks = list(found.remarks)
     if loading.weights is not None:
-        state, more = read_state(loading.weights)
+        state, more = read_state(loading.weights, found.model.state_dict(), loading.weights_key)
+        classes = classes_of(state, found.model.state_dict(), data.classes)
+        if classes is not None and classes > data.classes and find in SOURCES.values():
+            found = find(replace(request, classes=classes))
+            more.append(f"the weights have {classes} classes, the data {data.classes}")
         _fill(found.model, state, spec, loading.weights)
         remarks += more
     model = _normalised(found, data.shape, spec).eval()
@@ -173,7 +190,7 @@ def _foreign(
         "shape": data.shape,
         "bounds": box,
     }
-    return Subject(model, data, box, about, remarks)
+    return Subject(model, data, box, about, [*remarks, *data.remarks])
 
 
 def _fill(model: nn.Module, state: Mapping[str, Tensor], spec: str, weights: Path) -> None:

@@ -45,6 +45,16 @@ class Request:
         """The options as values."""
         return {name: parse(value) for name, value in self.options.items()}
 
+    def built(self, name: str) -> dict[str, Any]:
+        """The options of a library's model; the number of classes, its `name` there, may be called `classes`.
+
+        By default it is the data's, for the user's own weights.
+        """
+        options = self.parsed
+        if "classes" in options:
+            options[name] = options.pop("classes")
+        return options if self.weights is None else {name: self.classes, **options}
+
 
 @dataclass(frozen=True)
 class Found:
@@ -97,7 +107,7 @@ def torchvision(asked: Request) -> Found:
         raise UsageError(
             f"torchvision has no classifier {asked.name!r}: see torchvision.models.list_models()"
         )
-    options = asked.parsed
+    options = asked.built("num_classes")
     known = models.get_model_weights(asked.name)
     chosen = str(options.pop("weights", "DEFAULT"))
     if chosen not in known.__members__:
@@ -110,7 +120,7 @@ def torchvision(asked: Request) -> Found:
             _cached(weights.url, asked.download)
             model = models.get_model(asked.name, weights=weights, **options)
         else:
-            model = models.get_model(asked.name, **{"num_classes": asked.classes, **options})
+            model = models.get_model(asked.name, **options)
     about = weights.transforms()
     note = f"inputs are normalised as {weights} is: mean {about.mean}, std {about.std}"
     return Found(model, tuple(about.mean), tuple(about.std), (note,))
@@ -121,9 +131,8 @@ def timm(asked: Request) -> Found:
     library = _library("timm", "timm")
     if not library.is_model(asked.name.partition(".")[0]):
         raise UsageError(f"timm has no model {asked.name!r}: see timm.list_models()")
-    own = {} if asked.weights is None else {"num_classes": asked.classes}
     with _failing(f"timm:{asked.name}"):
-        model = library.create_model(asked.name, pretrained=False, **{**own, **asked.parsed})
+        model = library.create_model(asked.name, pretrained=False, **asked.built("num_classes"))
     about = model.pretrained_cfg
     if asked.weights is None:
         if not (home := about.get("hf_hub_id")):
@@ -132,7 +141,7 @@ def timm(asked: Request) -> Found:
         with _failing(f"timm:{asked.name}", hint=NOT_CACHED):
             path = hub.hf_hub_download(home, "model.safetensors", local_files_only=not asked.download)
         with _failing(f"timm:{asked.name}"):
-            model.load_state_dict(read_state(Path(path))[0])
+            model.load_state_dict(read_state(Path(path), model.state_dict())[0])
     note = f"inputs are normalised as timm does: mean {about['mean']}, std {about['std']}"
     return Found(model, tuple(about["mean"]), tuple(about["std"]), (note,))
 
@@ -144,10 +153,12 @@ def hugging_face(asked: Request) -> Found:
     auto = library.AutoModelForImageClassification
     with _failing(f"hf:{asked.name}", hint=NOT_CACHED):
         if asked.weights is None:
-            model = auto.from_pretrained(asked.name, use_safetensors=True, **common, **asked.parsed)
+            model = auto.from_pretrained(
+                asked.name, use_safetensors=True, **common, **asked.built("num_labels")
+            )
         else:
-            about = library.AutoConfig.from_pretrained(asked.name, **common)
-            model = auto.from_config(about, **asked.parsed)
+            about = library.AutoConfig.from_pretrained(asked.name, **common, **asked.built("num_labels"))
+            model = auto.from_config(about)
         about = library.AutoImageProcessor.from_pretrained(asked.name, use_fast=True, **common)
     mean, std = getattr(about, "image_mean", None), getattr(about, "image_std", None)
     if not getattr(about, "do_normalize", False) or mean is None or std is None:

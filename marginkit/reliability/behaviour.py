@@ -24,6 +24,11 @@ def batch_dependent(p: Probe) -> float:
     return _change(_scores(p, p.x)[: len(alone)], alone)
 
 
+def missing_classes(p: Probe) -> float:
+    """Looks at the labels of all that was measured."""
+    return p.absent
+
+
 def batch_statistics(p: Probe) -> float:
     """Looks at the layers, and at their buffers before and after a forward pass."""
     before = {name: buffer.clone() for name, buffer in p.model.named_buffers()}

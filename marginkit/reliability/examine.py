@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,7 @@ PROBES: dict[str, Callable[[Probe], Figure]] = {
     "batch-dependent": behaviour.batch_dependent,
     "batch-statistics": behaviour.batch_statistics,
     "probabilities": behaviour.probabilities,
+    "missing-classes": behaviour.missing_classes,
     "no-gradient": gradients.no_gradient,
     "misleading-gradient": gradients.misleading_gradient,
     "optimistic-first-order": gradients.optimistic_first_order,
@@ -75,7 +77,7 @@ def examine(
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            probe = _probe(few, model, data, asked, seed, steps)
+            probe = replace(_probe(few, model, data, asked, seed, steps), absent=_absent(table, data))
         except Exception as error:  # whatever fails here, the measurement is worth more
             found = [Verdict.of_crash(name, error) for name in PROBES]
         else:
@@ -95,6 +97,12 @@ class _Steps:
         self.done += 1
         self.on_event(Progress("checks", self.done, self.total))
         return answer
+
+
+def _absent(table: MarginTable, data: Data) -> float:
+    """The share of the data's classes that the table lacks; NaN where it has fewer samples than classes."""
+    classes = np.unique(data.labels)
+    return math.nan if len(table) < len(classes) else float(1 - np.isin(classes, table.label).mean())
 
 
 def _spread(rows: np.ndarray, count: int) -> np.ndarray:
@@ -172,4 +180,11 @@ def _judged(name: str, check: Callable[[Probe], Figure], probe: Probe) -> Verdic
     return Verdict.of(name, known.get(where), where)
 
 
-BEFORE_ANY_SEARCH = ("randomised", "batch-dependent", "batch-statistics", "probabilities", "no-gradient")
+BEFORE_ANY_SEARCH = (
+    "randomised",
+    "batch-dependent",
+    "batch-statistics",
+    "probabilities",
+    "missing-classes",
+    "no-gradient",
+)

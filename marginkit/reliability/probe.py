@@ -32,6 +32,7 @@ class Probe:
         before: by column, each sample's distance in the table.
         again: by column, what the search with its effort doubled answers.
         seed: of everything random.
+        absent: the share of the data set's classes of which nothing was measured; NaN where it is not known.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Probe:
     before: Mapping[str, Float[Tensor, "n"]]
     again: Mapping[str, Bracket]
     seed: int = 0
+    absent: float = torch.nan
 
     @property
     def threat(self) -> Threat:

@@ -39,7 +39,10 @@ def merge(out: Path, paths: Sequence[Path]) -> MarginTable:
         if differs := difference(first.common, found[path].common):
             raise IncompatibleError(f"{ordered[0]} has {differs.replace('this run has', f'{path} has')}")
     index = np.concatenate([found[path].table.index for path in ordered])
-    if not np.array_equal(index, np.arange(len(index))):
+    if (choice := first.table.provenance.choice) is not None:
+        if len(index) != choice.samples or not (np.diff(index) > 0).all():
+            raise IncompatibleError(f"the shards have {len(index)} samples, not {choice.samples} in order")
+    elif not np.array_equal(index, np.arange(len(index))):
         place = int((index != np.arange(len(index))).argmax())
         raise IncompatibleError(f"the shards have sample {index[place]} where {place} should be")
     about = first.table.provenance.without(("shard", "robust_accuracy"))

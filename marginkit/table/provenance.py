@@ -12,6 +12,7 @@ from marginkit.errors import MarginkitError
 from marginkit.table.records import (
     Added,
     Checkpoint,
+    Choice,
     Dataset,
     Meta,
     Number,
@@ -21,7 +22,9 @@ from marginkit.table.records import (
     Tightened,
 )
 
-KEPT = ("checkpoint", "model", "dataset", "threat", "dtype", "batch_size", "shard")  # by columns added later
+KEPT = (  # by columns added later
+    "checkpoint", "model", "dataset", "choice", "threat", "dtype", "batch_size", "shard"
+)  # fmt: skip
 LATER = ("command", "versions", "device", "seed")  # that columns added later may have of their own
 OWN = ("shard", "activation_variance", "robust_accuracy")  # what shards need not have in common
 EXPECTED = {
@@ -44,6 +47,7 @@ class Provenance(Record):
     checkpoint: Checkpoint = Checkpoint()
     model: StrictStr | None = None
     dataset: Dataset = Dataset()
+    choice: Choice | None = None
     threat: Perturbations = Perturbations()
     dtype: StrictStr | None = None
     batch_size: StrictInt | None = None

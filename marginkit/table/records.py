@@ -34,6 +34,14 @@ class Dataset(Record):
     name: StrictStr | None = None
     split: StrictStr | None = None
     fingerprint: StrictStr | None = None
+    classes: list[StrictStr] | None = None
+
+
+class Choice(Record):
+    """How many samples were chosen, evenly over the classes, and with which seed."""
+
+    samples: StrictInt
+    seed: StrictInt | None = None
 
 
 class Perturbations(Record):

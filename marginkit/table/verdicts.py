@@ -67,6 +67,13 @@ CHECKS: dict[str, Check] = {
         "take the last sigmoid or softmax away and give logits",
         CROCE,
     ),
+    "missing-classes": Check(
+        "share of the data set's classes of which no sample is measured, though there are as many samples",
+        0,
+        "classes of the data set are missing from the samples",
+        "data sorted by class begin with few of them: take --limit in place of --first",
+        CARLINI,
+    ),
     "no-gradient": Check(
         "share of samples at which the logit margin's gradient is exactly zero, or not finite",
         0,

@@ -46,7 +46,7 @@ def accuracy(
     """
     if sigma < 0:
         raise MarginkitError(f"sigma is {sigma:g}; expected 0 or more")
-    device = next(model.parameters()).device
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
     correct = 0
     with evaluating(model), torch.no_grad():
         for index, x, y in batches(data, batch_size):
@@ -61,18 +61,20 @@ def evaluate_file(
     model: str | Path,
     sigmas: Sequence[float],
     *,
+    loading: Loading | None = None,
+    bounds: Bounds | None = None,
     dataset: str | None = None,
     source: Source | None = None,
     device: str = "cpu",
     seed: int = 0,
     batch_size: int = 256,
 ) -> dict[float, float]:
-    """`accuracy` of a model for each sigma, by default on the test split of its own data set.
+    """`accuracy` of a model for each sigma, as `load_subject` finds model and data.
 
     Raises:
         MarginkitError: as `load_subject`.
     """
-    subject = load_subject(model, Loading(), dataset, source)
+    subject = load_subject(model, loading or Loading(), dataset, source, bounds)
     net = subject.model.to(device)
     return {
         sigma: accuracy(
@@ -84,7 +86,8 @@ def evaluate_file(
 
 def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
     """Accuracy on the test split of the data set, or None where it has none of its own."""
-    data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
+    test = replace(source, split="test", class_names=trained_on.class_names)
+    data = load(trained_on.name, test, bounds=checkpoint.bounds)
     return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
 
 

@@ -107,7 +107,7 @@ def train(
         shape=data.shape,
         classes=data.classes,
         bounds=bounds,
-        dataset={"name": data.name, "split": data.split, "fingerprint": data.fingerprint},
+        dataset=data.about(),
         training=record | {"history": []},
     )
     return run(model, objective, start, resume)

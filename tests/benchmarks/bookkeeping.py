@@ -7,8 +7,7 @@
 Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
 log, and the putting together of the file. Each limit is a process of its own, whose peak memory is told.
 `--cheap` takes `fgsm`, for the memory of many samples. `--reading N` needs no data: it makes up a file of N
-samples with witnesses and tells what a batch of its rows costs, in processor time, when the file is opened for
-each and when it is opened once.
+samples with witnesses and tells what a batch of its rows costs in processor time, the file opened for each or once.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ def once(limit: int, options: argparse.Namespace) -> None:
         at = Path(folder) / "model.pt"
         model = train(few, at, loss="cross-entropy", recipe=recipe, device="cpu").model()
         began = time.perf_counter()
-        settings = {"limit": limit, "out": out, "witnesses": options.witnesses, "light": True, "checks": 0}
+        settings = {"first": limit, "out": out, "witnesses": options.witnesses, "light": True, "checks": 0}
         measure(model, data, methods, ["l2"], device="cpu", **settings)
         whole = time.perf_counter() - began
         size = out.stat().st_size / 2**20
