@@ -90,7 +90,13 @@ def resolve_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     """`all` stands for `default_layers`, `hidden` for those but the input; other names for themselves."""
     every = default_layers(model)
     groups = {"all": every, "hidden": every[1:]}
-    return tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+    found = tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+    if not found:
+        raise UsageError(
+            f"layers are {', '.join(layers) or 'none'}, but this model has no hidden stage with parameters:"
+            f" name the input or a module; it has {_list(dict(model.named_modules()))}"
+        )
+    return found
 
 
 def compiled(module: nn.Module) -> bool:

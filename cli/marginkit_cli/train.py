@@ -133,7 +133,7 @@ def train(
         return
     figures = {
         **checkpoint.training["history"][-1],
-        "test_accuracy": test_accuracy(checkpoint, found, source),
+        "test_accuracy": test_accuracy(checkpoint, found, source, place),
     }
     write_json({"checkpoint": str(out), **figures}, json_file)
     lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]

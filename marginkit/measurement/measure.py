@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating, resolve_layers
-from marginkit.data.dataset import Batch, Bounds, Data, Source, grouped
+from marginkit.data.dataset import Batch, Bounds, Data, Source, grouped, refuse_empty
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE, processes
 from marginkit.errors import UsageError
@@ -105,6 +105,7 @@ def measure(
         MarginkitError: an unknown norm, an empty limit, or inputs, labels and model that don't fit; or the
             file can't be written, is there already, or is of another measurement.
     """
+    refuse_empty(data)
     _check(methods, norms, limit, time_limits or {})
     plan = Plan(min(len(data), limit or len(data)), batch_size, shard)
     with processes() if out else nullcontext(ALONE) as ranks, evaluating(model):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.sources import load
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
-from marginkit.files.atomic import sha256
+from marginkit.files.atomic import locked, sha256
 from marginkit.measurement.batch import hashes
 from marginkit.measurement.known_brackets import Known
 from marginkit.methods.exact import Exact
@@ -30,6 +30,7 @@ from marginkit.versions import versions
 
 BATCH = 16  # samples at a time where both ends are still looked for
 FIRST, GROWTH = 0.5, 4.0  # seconds for an open sample at first, and the factor from round to round
+ROUNDS = 12  # the last one gives a sample 24 days
 TOGETHER = 8.0  # seconds for samples that are worked on in one go
 SAVED = 30.0  # seconds between two saves
 
@@ -94,8 +95,7 @@ def _plan(work: dict[str, Known], left: Callable[[], float]) -> Iterator[tuple[s
             if left() <= 0:
                 return
             yield norm, rows[k : k + BATCH], 0.0
-    limit = FIRST
-    while True:
+    for limit in (FIRST * GROWTH**k for k in range(ROUNDS)):
         waiting = [
             (float(known.lower[i] / known.upper[i]), norm, int(i))
             for norm, known in work.items()
@@ -108,7 +108,6 @@ def _plan(work: dict[str, Known], left: Callable[[], float]) -> Iterator[tuple[s
             if left() <= 0:
                 return
             yield norm, rows, limit
-        limit *= GROWTH
 
 
 def _together(waiting: list[tuple[float, str, int]], most: int) -> Iterator[tuple[str, list[int]]]:
@@ -184,7 +183,15 @@ def tighten_file(
     Raises:
         IncompatibleError: the checkpoint or the data are not the table's, or it was measured under a mask, in
             a subspace or on a grid.
+        MarginkitError: another process writes that file.
     """
+    with locked(out or path):
+        return _tighten_file(path, model, seconds, out or path, source or Source(), say)
+
+
+def _tighten_file(
+    path: Path, model: Path, seconds: float, out: Path, source: Source, say: Say
+) -> MarginTable:
     table = read(path)
     _same("checkpoint.sha256", table.provenance.checkpoint.sha256, sha256(model), model)
     for limit in table.provenance.threat.narrower:
@@ -193,11 +200,11 @@ def tighten_file(
         )
     checkpoint, _ = load_checkpoint(model, None)
     about = table.provenance.dataset
-    source = replace(source or Source(), split=about.split or "test")
+    source = replace(source, split=about.split or "test")
     data = load(str(about.name), source, bounds=_box(table))
     _same("dataset.fingerprint", about.fingerprint, data.fingerprint, data.name)
     return tighten(
-        table, checkpoint.model(), data, seconds, save=lambda found: write(found, out or path), say=say
+        table, checkpoint.model(), data, seconds, save=lambda found: write(found, out), say=say
     )
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data, Source, batches
+from marginkit.data.dataset import Bounds, Data, Source, batches, refuse_empty
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
 from marginkit.logits import right
@@ -42,10 +42,11 @@ def accuracy(
         batch_size: samples at a time.
 
     Raises:
-        MarginkitError: sigma is negative.
+        MarginkitError: sigma is negative, or there are no samples.
     """
     if sigma < 0:
         raise MarginkitError(f"sigma is {sigma:g}; expected 0 or more")
+    refuse_empty(data)
     device = next(model.parameters()).device
     correct = 0
     with evaluating(model), torch.no_grad():
@@ -82,10 +83,14 @@ def evaluate_file(
     }
 
 
-def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
-    """Accuracy on the test split of the data set, or None where it has none of its own."""
+def test_accuracy(
+    checkpoint: Checkpoint, trained_on: Data, source: Source, device: torch.device | str
+) -> float | None:
+    """Accuracy on the test split of the data set, computed on the device, or None where it has none."""
     data = load(trained_on.name, replace(source, split="test"), bounds=checkpoint.bounds)
-    return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
+    if data.fingerprint == trained_on.fingerprint:
+        return None
+    return accuracy(checkpoint.model().to(device), data)
 
 
 def _noise(index: list[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "n *d"]:
