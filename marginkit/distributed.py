@@ -140,7 +140,7 @@ def processes(backend: str = "gloo") -> Iterator[Ranks]:
         yield Ranks(distributed.get_rank(), distributed.get_world_size(), _get_default_store())
         return
     store, rank, world = next(iter(rendezvous("env://")))
-    store = distributed.PrefixStore(f"marginkit/{next(_GROUPS)}", store)
+    store = distributed.PrefixStore(f"marginkit/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, store)

@@ -251,3 +251,25 @@ def test_a_usual_search_does_not_look_at_the_clock(monkeypatch):
     plain = Nearest("tight")(model, x, y, Threat(L2))
     monkeypatch.setattr(polytope, "time", Clock(1.0))
     torch.testing.assert_close(Nearest("tight")(model, x, y, Threat(L2)).upper, plain.upper, rtol=0, atol=0)
+
+
+# What is known stays --------------------------------------------------------------------------------
+
+
+def known_bracket(x, lower, upper):
+    full = torch.full((len(x),), 0.0, dtype=torch.float64)
+    codes = torch.full((len(x),), int(Status.TIMEOUT))
+    return Bracket(full + lower, full + upper, codes, codes * 0 + 1, torch.full_like(x, torch.nan))
+
+
+@pytest.mark.parametrize("supported", [True, False], ids=["supported", "unsupported"])
+@pytest.mark.parametrize(("lower", "upper"), [(1e-3, 2e-3), (1e-3, math.inf), (0.0, 2e-3), (2e-3, 2e-3)])
+def test_closing_never_widens_what_is_known(small, supported, lower, upper):
+    model, x, _ = small
+    if not supported:
+        model = nn.Sequential(model[0], nn.GELU(), *model[1:])
+    y = model(x).argmax(1)
+    found = Exact(time_limit=0.0).close(model, x, y, Threat(LINF), known_bracket(x, lower, upper))
+    assert (found.lower >= lower).all()
+    assert (found.upper <= upper).all()
+    assert (found.lower <= found.upper).all()

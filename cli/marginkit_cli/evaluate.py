@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, data_options, output_options, run_options, write_json
+from .options import PATH, Bounds, data_options, output_options, run_options, write_json
 from .options import device as find_device
 from .output import show
 
@@ -31,7 +31,7 @@ def evaluate(
     data_root: Path,
     download: bool,
     image_size: int | None,
-    bounds: object,
+    bounds: Bounds | None,
     device: str,
     seed: int,
     batch_size: int,
@@ -55,9 +55,11 @@ def evaluate(
         sigmas,
         dataset=dataset,
         source=Source(root=data_root, download=download, image_size=image_size),
+        bounds=bounds,
         device=find_device(device),
         seed=seed,
         batch_size=batch_size,
+        workers=workers,
     )
     write_json({"model": str(model), "accuracy": {f"{s:g}": a for s, a in found.items()}}, json_file)
     lines = [f"noise {sigma:g}: accuracy {100 * accuracy:.2f}%" for sigma, accuracy in found.items()]

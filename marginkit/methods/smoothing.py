@@ -51,6 +51,7 @@ class Smoothing:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """Brackets [radius, inf] of the smoothed classifier; [0, 0] where it answers another class."""
+        threat.require_fit(x)
         with evaluating(model), torch.no_grad():
             nonfinite = classify(model(x), y) == Status.NONFINITE
             found = [self._sample(model, one) for one in x]

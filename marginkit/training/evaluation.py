@@ -27,6 +27,7 @@ def accuracy(
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     batch_size: int = 256,
+    workers: int = 0,
 ) -> float:
     """The share of samples classified as labelled, where wanted with Gaussian noise added to the input.
 
@@ -40,6 +41,7 @@ def accuracy(
         bounds: the box inputs live in.
         seed: of the noise.
         batch_size: samples at a time.
+        workers: processes that load images ahead.
 
     Raises:
         MarginkitError: sigma is negative, or there are no samples.
@@ -50,7 +52,7 @@ def accuracy(
     device = next(model.parameters()).device
     correct = 0
     with evaluating(model), torch.no_grad():
-        for index, x, y in batches(data, batch_size):
+        for index, x, y in batches(data, batch_size, workers=workers):
             noisy = x
             if sigma:
                 noisy = _clip(x + sigma * _noise(index.tolist(), data.shape, seed), bounds)
@@ -64,21 +66,26 @@ def evaluate_file(
     *,
     dataset: str | None = None,
     source: Source | None = None,
+    bounds: Bounds | None = None,
     device: str = "cpu",
     seed: int = 0,
     batch_size: int = 256,
+    workers: int = 0,
 ) -> dict[float, float]:
     """`accuracy` of a model for each sigma, by default on the test split of its own data set.
+
+    `bounds` is another box than the model's own.
 
     Raises:
         MarginkitError: as `load_subject`.
     """
-    subject = load_subject(model, Loading(), dataset, source)
+    subject = load_subject(model, Loading(), dataset, source, bounds)
     net = subject.model.to(device)
     return {
         sigma: accuracy(
-            net, subject.data, sigma=sigma, bounds=subject.bounds, seed=seed, batch_size=batch_size
-        )
+            net, subject.data, sigma=sigma, bounds=subject.bounds, seed=seed, batch_size=batch_size,
+            workers=workers,
+        )  # fmt: skip
         for sigma in sigmas
     }
 

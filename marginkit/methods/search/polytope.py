@@ -118,11 +118,12 @@ class Region:
 
 def _linear_programme(
     cost: np.ndarray, rows: Any, most: np.ndarray, bounds: np.ndarray, seconds: float
-) -> optimize.OptimizeResult:
+) -> Any:
     """The first solver's answer that is one: a solution, or that there is none; else the last one's."""
     for method, iterations in SOLVERS:
         options = {"maxiter": iterations, "time_limit": seconds}
-        found = optimize.linprog(cost, rows, most, bounds=bounds, method=method, options=options)
+        solve: Any = optimize.linprog
+        found = solve(cost, rows, most, bounds=bounds, method=method, options=options)
         if found.status not in GIVEN_UP:
             break
     return found
