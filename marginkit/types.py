@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,9 @@ from marginkit.norms import NORMS, Box, Norm, Vectors
 
 Bound = float | Tensor | None
 if TYPE_CHECKING:
-    AsNorm, AsBound, AsMask = Norm, Bound, Tensor | None
+    AsNorm: TypeAlias = Norm
+    AsBound: TypeAlias = Bound
+    AsMask: TypeAlias = Tensor | None
 else:  # what is given is looked at, and made these, in `Threat.__post_init__`
     AsNorm = AsBound = AsMask = Any
 MASK = "expected true where a feature may change, false elsewhere, for at least one"
@@ -132,7 +134,9 @@ def _bound(end: str, given: object) -> Bound:
         raise UsageError(f"{end} is {given!r}; expected a number, one a feature, or None") from None
     if found.is_complex() or bool(found.isnan().any()):
         raise UsageError(f"{end} is {_words(found)}; expected a number, one a feature, or None")
-    return given if isinstance(given, Tensor | float | int) else found
+    if isinstance(given, Tensor | float | int):
+        return given
+    return found if found.ndim else float(found)
 
 
 def _mask(given: object) -> Tensor:

@@ -53,6 +53,12 @@ def test_bounds_of_each_feature_are_a_tensor_an_array_or_a_list(given):
     torch.testing.assert_close(Threat(L2, given, 1.0).room(x)[0], -x)
 
 
+@pytest.mark.parametrize("one", [1, 1.0, np.float32(1), np.int64(1), np.array(1.0)], ids=repr)
+def test_a_bound_is_a_number_of_any_library(one):
+    threat = Threat(L2, 0 * one, one, levels=4)
+    torch.testing.assert_close(threat.on_grid(torch.tensor([[0.3, 0.9]])), torch.tensor([[0.25, 1.0]]))
+
+
 @pytest.mark.parametrize("shape", [(5,), (4, FEATURES), (1, 1, FEATURES), (FEATURES, 1)], ids=str)
 @pytest.mark.parametrize("what", ["low", "high", "mask"])
 @pytest.mark.parametrize("name", METHODS)
