@@ -203,9 +203,7 @@ def _tighten_file(
     source = replace(source, split=about.split or "test")
     data = load(str(about.name), source, bounds=_box(table))
     _same("dataset.fingerprint", about.fingerprint, data.fingerprint, data.name)
-    return tighten(
-        table, checkpoint.model(), data, seconds, save=lambda found: write(found, out), say=say
-    )
+    return tighten(table, checkpoint.model(), data, seconds, save=lambda found: write(found, out), say=say)
 
 
 def _same(name: str, expected: object, found: object, what: object) -> None:

@@ -83,9 +83,14 @@ def evaluate_file(
     net = subject.model.to(device)
     return {
         sigma: accuracy(
-            net, subject.data, sigma=sigma, bounds=subject.bounds, seed=seed, batch_size=batch_size,
+            net,
+            subject.data,
+            sigma=sigma,
+            bounds=subject.bounds,
+            seed=seed,
+            batch_size=batch_size,
             workers=workers,
-        )  # fmt: skip
+        )
         for sigma in sigmas
     }
 
