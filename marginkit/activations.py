@@ -57,7 +57,7 @@ def capture(
                 x = x.clone() if inplace else x
                 continue
             if layer not in modules or not layer:
-                raise UsageError(f"unknown layer {layer!r}; this model has {_list(modules)}")
+                raise UsageError(f"unknown layer {layer!r}; this model has {listed(modules)}")
             if _out_of_sight(modules, layer):
                 raise MarginkitError(
                     f"layer {layer!r} runs inside a compiled or scripted model, where gradients would be"
@@ -117,6 +117,7 @@ def _leaf(x: Tensor) -> Tensor:
     return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
 
 
-def _list(modules: dict[str, nn.Module]) -> str:
+def listed(modules: dict[str, nn.Module]) -> str:
+    """The names of layers there are, for a message."""
     names = [INPUT, *[name for name in modules if name]]
     return ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.rendezvous import rendezvous
 
 from marginkit.errors import MarginkitError, UsageError
@@ -44,7 +47,8 @@ class Ranks:
         if self.store is None:
             yield from items
             return
-        while (taken := self.store.add(f"marginkit/{name}", 1) - 1) < len(items):
+        key = f"marginkit/{name}/{next(_SHARED)}"  # the store outlives a measurement: never the same again
+        while (taken := self.store.add(key, 1) - 1) < len(items):
             yield items[taken]
 
     def agree(self, act: Callable[[], T]) -> T:
@@ -83,6 +87,24 @@ class Ranks:
 
 
 ALONE = Ranks()
+_SHARED, _GROUPS = itertools.count(), itertools.count()  # the same in every process, all do the same in turn
+
+
+_SHARES_A_BATCH: ContextVar[bool] = ContextVar("shares_a_batch", default=False)
+
+
+@contextmanager
+def sharing_a_batch(shared: bool = True) -> Iterator[None]:
+    """Within it this process's batch is its share of one that all processes compute at the same time.
+
+    A loss in somebody's own loop is called by one process and not by another, so that nothing may wait for
+    the others unless it is told that they come.
+    """
+    before = _SHARES_A_BATCH.set(shared)
+    try:
+        yield
+    finally:
+        _SHARES_A_BATCH.reset(before)
 
 
 def find_device(name: torch.device | str) -> str:
@@ -101,8 +123,11 @@ def find_device(name: torch.device | str) -> str:
 
 
 def gathered(rows: Tensor) -> Tensor:
-    """The rows of all processes, one process after the other: [n, ...] of each, n as it may differ."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    """The rows of all processes that share a batch, one process after the other; else these alone.
+
+    [n, ...] of each, n as it may differ.
+    """
+    if not _SHARES_A_BATCH.get():
         return rows
     world = distributed.get_world_size()
     sizes = [torch.tensor(0, device=rows.device) for _ in range(world)]
@@ -118,13 +143,19 @@ def gathered(rows: Tensor) -> Tensor:
 def processes(backend: str = "gloo") -> Iterator[Ranks]:
     """All that torchrun started, joined in a process group; or this one alone.
 
+    A group that is there already, the caller's own, is taken as it is and left.
+
     Args:
         backend: `gloo`, or `nccl` where tensors on GPUs are exchanged.
     """
     if not distributed.is_available() or int(os.environ.get("WORLD_SIZE", 1)) < 2:
         yield ALONE
         return
+    if distributed.is_initialized():
+        yield Ranks(distributed.get_rank(), distributed.get_world_size(), _get_default_store())
+        return
     store, rank, world = next(iter(rendezvous("env://")))
+    store = distributed.PrefixStore(f"marginkit/{next(_GROUPS)}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         yield Ranks(rank, world, store)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from marginkit.activations import capture, closed, evaluating, unseen
+from marginkit.activations import capture, closed, evaluating, listed, unseen
+from marginkit.errors import UsageError
+from marginkit.kinds import INPUT
 from marginkit.norms import Vectors
 
 SIZES = (2, 3)  # of the batches: a layer's leading size that follows both counts samples
@@ -64,6 +66,7 @@ def resolve_layers(model: nn.Module, layers: Sequence[str], x: Vectors) -> tuple
     Raises:
         MarginkitError: a named layer is unknown, does not run exactly once, or does not give one
             floating-point tensor with the samples first.
+        UsageError: the model has no hidden stage, and nothing else is asked for.
     """
     groups: dict[str, tuple[str, ...]] = {}
     if any(layer in GROUPS for layer in layers):
@@ -72,7 +75,13 @@ def resolve_layers(model: nn.Module, layers: Sequence[str], x: Vectors) -> tuple
     named = tuple(dict.fromkeys(name for name in layers if name not in (*GROUPS, INPUT)))
     if named:
         _remembered(model, x, ("named", named), lambda: _check(model, x, named))
-    return tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+    found = tuple(dict.fromkeys(name for layer in layers for name in groups.get(layer, (layer,))))
+    if not found:
+        raise UsageError(
+            f"layers are {', '.join(layers) or 'none'}, but this model has no hidden stage with parameters:"
+            f" name the input or a module; it has {listed(dict(model.named_modules()))}"
+        )
+    return found
 
 
 def find_stages(model: nn.Module, x: Vectors) -> Stages:

@@ -28,6 +28,12 @@ def check_scores(scores: Tensor, y: Labels) -> None:
         )
 
 
+def refuse_empty(x: Tensor) -> None:
+    """Refuses a batch without samples, whose average is no number."""
+    if not len(x):
+        raise MarginkitError(f"the batch has shape {list(x.shape)}: it is empty; give at least one sample")
+
+
 def refuse_probabilities(scores: Scores) -> None:
     """Refuses a batch of probabilities: distances estimated and searched on them are distorted or lost."""
     sums = scores.sum(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,9 +11,16 @@ from torch import Tensor, nn
 
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.norms import Box, Norm, Vectors
+from marginkit.norms import NORMS, Box, Norm, Vectors
 
 Bound = float | Tensor | None
+if TYPE_CHECKING:
+    AsNorm: TypeAlias = Norm
+    AsBound: TypeAlias = Bound
+    AsMask: TypeAlias = Tensor | None
+else:  # what is given is looked at, and made these, in `Threat.__post_init__`
+    AsNorm = AsBound = AsMask = Any
+MASK = "expected true where a feature may change, false elsewhere, for at least one"
 SLACK = 1e-3  # of a grid step: what rounding may have done to a point of the grid
 
 
@@ -22,7 +29,7 @@ class Threat:
     """What may be done to an input.
 
     Attributes:
-        norm: how a displacement is measured.
+        norm: how a displacement is measured; a Norm or its name.
         low, high: the box inputs live in, in raw input units: a number, a tensor that broadcasts to one
             sample (per-feature bounds), or None for no bound.
         mask: True where a feature may change, broadcast to one sample; None lets all change.
@@ -30,11 +37,31 @@ class Threat:
             images); None for no grid.
     """
 
-    norm: Norm
-    low: Bound = 0.0
-    high: Bound = 1.0
-    mask: Tensor | None = None
+    norm: AsNorm
+    low: AsBound = 0.0
+    high: AsBound = 1.0
+    mask: AsMask = None
     levels: int | None = None
+
+    def __post_init__(self) -> None:
+        """Takes a norm by its name and arrays as tensors; refuses what can't be meant."""
+        norm: object = self.norm
+        if not isinstance(norm, Norm):
+            if norm not in NORMS:
+                raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+            object.__setattr__(self, "norm", NORMS[str(norm)])
+        for end in ("low", "high"):
+            object.__setattr__(self, end, _bound(end, getattr(self, end)))
+        if self.mask is not None:
+            object.__setattr__(self, "mask", _mask(self.mask))
+        if self.low is None or self.high is None:
+            return
+        numbers = not isinstance(self.low, Tensor) and not isinstance(self.high, Tensor)
+        if self.low >= self.high if numbers else bool((_cpu(self.low) > _cpu(self.high)).any()):
+            raise UsageError(
+                f"the box runs from {_words(self.low)} to {_words(self.high)}: give a lower bound below the"
+                " upper one"
+            )
 
     def room(self, x: Vectors) -> tuple[Box, Box]:
         """How far each feature of x may move down (<= 0) and up (>= 0); None, None where nothing binds."""
@@ -43,7 +70,7 @@ class Threat:
         low = self._bound(self.low, -torch.inf, x) - x
         high = self._bound(self.high, torch.inf, x) - x
         if self.mask is not None:
-            free = self.mask.to(x.device)
+            free = self._fitting("mask", self.mask, x)
             low, high = torch.where(free, low, 0), torch.where(free, high, 0)
         return low.clamp(max=0), high.clamp(min=0)
 
@@ -52,7 +79,7 @@ class Threat:
         inside = torch.clamp(
             moved, self._bound(self.low, -torch.inf, x), self._bound(self.high, torch.inf, x)
         )
-        return inside if self.mask is None else torch.where(self.mask.to(x.device), inside, x)
+        return inside if self.mask is None else torch.where(self._fitting("mask", self.mask, x), inside, x)
 
     def on_grid(self, moved: Vectors, toward: Vectors | None = None) -> Vectors:
         """The nearest points of the grid, or the next ones in the direction `toward`."""
@@ -74,9 +101,63 @@ class Threat:
         low, high = self._bound(self.low, -torch.inf, x), self._bound(self.high, torch.inf, x)
         return ((x >= low) & (x <= high)).flatten(1).all(1)
 
+    def _bound(self, bound: Bound, default: float, x: Tensor) -> Tensor:
+        if not isinstance(bound, Tensor):
+            return torch.tensor(default if bound is None else bound, dtype=x.dtype, device=x.device)
+        return self._fitting("bound", bound, x).to(x.dtype)
+
+    def require_fit(self, x: Vectors) -> None:
+        """Refuses a box or a mask that is of other inputs."""
+        for what, given in (("bound", self.low), ("bound", self.high), ("mask", self.mask)):
+            if isinstance(given, Tensor):
+                self._fitting(what, given, x)
+
     @staticmethod
-    def _bound(bound: Bound, default: float, x: Tensor) -> Tensor:
-        return torch.as_tensor(default if bound is None else bound, dtype=x.dtype, device=x.device)
+    def _fitting(what: str, given: Tensor, x: Tensor) -> Tensor:
+        """On the inputs' device, if it broadcasts to one sample."""
+        sizes = zip(reversed(given.shape), reversed(x.shape[1:]), strict=False)
+        if given.ndim >= x.ndim or any(size not in (1, whole) for size, whole in sizes):
+            raise UsageError(
+                f"the threat's {what} has shape {list(given.shape)}, inputs have {list(x.shape[1:])}: give"
+                " one entry a feature"
+            )
+        return given.to(x.device)
+
+
+def _bound(end: str, given: object) -> Bound:
+    """A number, a tensor of numbers, or None."""
+    if given is None:
+        return None
+    try:
+        found = given if isinstance(given, Tensor) else torch.as_tensor(given, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"{end} is {given!r}; expected a number, one a feature, or None") from None
+    if found.is_complex() or bool(found.isnan().any()):
+        raise UsageError(f"{end} is {_words(found)}; expected a number, one a feature, or None")
+    if isinstance(given, Tensor | float | int):
+        return given
+    return found if found.ndim else float(found)
+
+
+def _mask(given: object) -> Tensor:
+    """Truth values, or the numbers 0 and 1."""
+    try:
+        found = given if isinstance(given, Tensor) else torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"the mask is {type(given).__name__}; {MASK}") from None
+    if found.dtype != torch.bool and not bool(((found == 0) | (found == 1)).all()):
+        raise UsageError(f"the mask has {str(found.dtype).removeprefix('torch.')} other than 0 and 1; {MASK}")
+    if not bool(found.any()):
+        raise UsageError(f"the mask lets no feature change; {MASK}")
+    return found.bool()
+
+
+def _cpu(bound: Bound) -> Tensor:
+    return torch.as_tensor(bound, dtype=torch.float64, device="cpu")
+
+
+def _words(bound: Bound) -> str:
+    return f"a tensor {list(bound.shape)}" if isinstance(bound, Tensor) and bound.ndim else f"{bound}"
 
 
 @dataclass(frozen=True)

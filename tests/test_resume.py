@@ -216,7 +216,7 @@ def test_a_mistake_in_the_first_batch_leaves_nothing_behind(run, stopping, tmp_p
 def test_a_second_process_is_refused(run, tmp_path):
     with (
         Parts(tmp_path / "a.h5").alone(),
-        pytest.raises(MarginkitError, match="being measured by another process"),
+        pytest.raises(MarginkitError, match="being written by another process"),
     ):
         run()
     run()

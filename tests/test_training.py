@@ -14,9 +14,10 @@ from marginkit.errors import MarginkitError, UsageError
 from marginkit.events import Progress
 from marginkit.losses import LOSSES
 from marginkit.models import checkpoint as checkpoints
+from marginkit.training import evaluation
 from marginkit.training.evaluation import accuracy
 from marginkit.training.evaluation import test_accuracy as accuracy_on_test
-from marginkit.training.loop import train
+from marginkit.training.loop import _Run, train
 from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 
 SMALL = {"architecture": "mlp", "architecture_options": {"hidden": (16,)}, "loss": "cross-entropy"}
@@ -36,7 +37,7 @@ def test_every_loss_learns_the_digits(tmp_path, digits, loss):
     recipe = Recipe(epochs=25, learning_rate=5e-3)
     found = train(digits, tmp_path / "m.pt", recipe=recipe, **{**SMALL, "loss": loss})
     least = 0.9 if loss == "certified" else 0.93  # robustness at Linf .1 costs accuracy
-    assert accuracy_on_test(found, digits, Source()) > least
+    assert accuracy_on_test(found, digits, Source(), "cpu") > least
     assert found.training["history"][-1]["loss"] < found.training["history"][0]["loss"]
 
 
@@ -146,6 +147,35 @@ def test_the_best_epoch_is_kept_and_metrics_tell_every_epoch(tmp_path, digits):
     stored = checkpoints.load(tmp_path / "m.pt")[0]
     assert torch.equal(weights(stored), weights(found))
     assert not stored.progress, "the finished model carries no optimiser"
+
+
+@pytest.mark.parametrize("name", ["elsayed", "mlp"])
+@pytest.mark.parametrize("best", [1, 2])
+def test_an_early_best_epoch_is_what_is_returned_and_told(tmp_path, digits, monkeypatch, name, best):
+    """Parameters and BatchNorm's statistics go on changing after it, in the model's own tensors."""
+    few = replace(digits, labels=digits.labels[:200])
+    accuracies = iter([0.9 if epoch == best else 0.1 for epoch in (1, 2, 3)])
+    told = {"median_first_order_l2": 0.0}
+    monkeypatch.setattr(_Run, "_validate", lambda self, *_: {"accuracy": next(accuracies), **told})
+    recipe = Recipe(epochs=3, batch_size=32, learning_rate=0.02, schedule="constant")
+    found = train(few, tmp_path / "m.pt", architecture=name, recipe=recipe)
+    stored, last = (checkpoints.load(tmp_path / f"m{end}.pt")[0] for end in ("", ".last"))
+    assert torch.equal(weights(found), weights(stored))
+    assert not torch.equal(weights(found), weights(last))
+    assert found.training == stored.training
+    assert found.training["history"][-1]["epoch"] == best
+    expected = accuracy(stored.model(), load("digits"))
+    assert accuracy_on_test(found, few, Source(), "cpu") == expected
+
+
+def test_the_test_accuracy_is_computed_on_the_device_asked_for(tmp_path, digits, monkeypatch):
+    found = train(digits, tmp_path / "m.pt", recipe=Recipe(epochs=1), **SMALL)
+    seen = []
+    monkeypatch.setattr(
+        evaluation, "accuracy", lambda model, data: seen.append(next(model.parameters()).device)
+    )
+    accuracy_on_test(found, digits, Source(), "meta")
+    assert seen == [torch.device("meta")]
 
 
 def test_without_validation_the_last_epoch_is_kept(tmp_path, digits):

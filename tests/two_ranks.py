@@ -11,6 +11,8 @@ from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.distributed import processes
 from marginkit.losses import LOSSES
+from marginkit.measurement.measure import measure
+from marginkit.methods.fixed_radius import FGSM
 from marginkit.models.architectures import ARCHITECTURES
 from marginkit.training.ddp import shared_objective
 from marginkit.training.loop import train
@@ -63,5 +65,23 @@ with processes() as ranks:
     taken += shares
     assert (ranks.total(len(taken)), ranks.total(sum(taken))) == (7, 21)
     assert ranks.total(ranks.rank + 1) == 3
+    for count in (5, 3):  # the counter of the first may be there still
+        assert ranks.total(len(list(ranks.share(range(count))))) == count
+    if ranks.first:  # a loop of somebody's own: no other process is asked for its rows
+        x, y = data.inputs(list(range(9))), torch.from_numpy(data.labels[:9])
+        net = ARCHITECTURES["mlp"](hidden=(12,))(data.shape, 10)
+        gradients(net, LOSSES["large-margin"](gamma="auto")(net, x, y))
+    ranks.wait()
+    with processes() as same:  # the group is there already: it is used and left
+        assert (same.rank, same.world) == (ranks.rank, ranks.world)
+    few = load("digits")
+    torch.manual_seed(0)
+    net = ARCHITECTURES["mlp"](hidden=(12,))(few.shape, 10)
+    for name in ("first.h5", "second.h5"):
+        found = measure(net, few, {"fgsm": FGSM()}, ["l2"], limit=20, batch_size=4, out=folder / name)
+        assert len(found) == 20
+with processes() as again:  # a second group in the same program
+    assert again.total(1.0) == 2
+    assert again.total(len(list(again.share(range(4))))) == 4
 if ranks.first:
     train(data, folder / "one.pt", **run)

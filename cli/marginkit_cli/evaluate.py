@@ -68,6 +68,7 @@ def evaluate(
         device=find_device(device),
         seed=seed,
         batch_size=batch_size,
+        workers=workers,
     )
     write_json({"model": model, "accuracy": {f"{s:g}": a for s, a in found.items()}}, json_file)
     lines = [f"noise {sigma:g}: accuracy {100 * accuracy:.2f}%" for sigma, accuracy in found.items()]

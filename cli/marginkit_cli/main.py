@@ -15,6 +15,7 @@ from .files import export, show
 from .listing import datasets, methods
 from .measure import measure
 from .merge import merge
+from .output import streams, unread
 from .tighten import tighten
 from .train import train
 
@@ -33,10 +34,16 @@ class Failure(click.ClickException):
 class Commands(click.Group):
     """Turns errors into sentences, unless --debug asks for tracebacks."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Runs the command line."""
+        with streams():
+            return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the subcommand."""
         try:
-            return super().invoke(ctx)
+            with unread():
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import tomllib
@@ -12,6 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from marginkit import defaults
+
+from .output import unread
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Bounds = tuple[float | None, float | None]
@@ -55,21 +58,67 @@ STRICT = 3  # exit code where --strict finds doubts
 
 
 def _configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Takes defaults from a TOML file: keys are options' names, in a table of the command's name or bare."""
+    """Takes defaults from a TOML file: keys are options' names, in a table of the command's name or bare.
+
+    A key in the table goes before a bare one; tables of other commands are passed over.
+    """
     if path is None:
         return
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path} is not readable TOML: {error}", ctx, param) from error
-    values = values.get(str(ctx.info_name), values)
-    known = {p.name: p for p in ctx.command.params}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in known:
+    group = ctx.parent.command if ctx.parent else None
+    others = set(group.commands) if isinstance(group, click.Group) else set()
+    own = values.pop(str(ctx.info_name), {})
+    bare = {key: value for key, value in values.items() if not (key in others and isinstance(value, dict))}
+    known = {
+        name.lstrip("-").replace("-", "_"): p for p in ctx.command.params for name in p.opts if p is not param
+    }
+    found = {}
+    for key, value in {**bare, **(own if isinstance(own, dict) else {str(ctx.info_name): own})}.items():
+        option = known.get(key.replace("-", "_"))
+        if not isinstance(option, click.Option):
             raise click.BadParameter(f"{path} sets {key!r}, which {ctx.info_name} does not have", ctx, param)
-        values = {**values, name: ",".join(map(str, value)) if isinstance(value, list) else value}
-    ctx.default_map = {**(ctx.default_map or {}), **values}
+        try:
+            found[str(option.name)] = _as_given(option, value)
+        except ValueError as error:
+            raise click.BadParameter(f"{path} sets {key!r} to {value!r}; {error}", ctx, param) from error
+    ctx.default_map = {**(ctx.default_map or {}), **found}
+
+
+def _as_given(option: click.Option, value: Any) -> Any:
+    """A value of TOML as the command line would have it.
+
+    Raises:
+        ValueError: it can't be; says what is expected.
+    """
+    if option.is_flag:
+        if not isinstance(value, bool):
+            raise ValueError("expected true or false")
+        return value
+    if option.multiple:
+        pairs = _pairs(value) if isinstance(value, dict) else value
+        return [_text(part) for part in (pairs if isinstance(pairs, list) else [pairs])]
+    return ",".join(map(_text, value)) if isinstance(value, list) else _text(value)
+
+
+def _pairs(table: dict[str, Any], prefix: str = "") -> list[str]:
+    """NAME=VALUE of a table, whose names may be tables themselves: nearest.effort=tight."""
+    found = []
+    for name, value in table.items():
+        if isinstance(value, dict):
+            found += _pairs(value, f"{prefix}{name}.")
+        else:
+            parts = value if isinstance(value, list) else [value]
+            found.append(f"{prefix}{name}={','.join(map(_text, parts))}")
+    return found
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict | list):
+        raise ValueError("expected a number, text, or a list of those")
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _together(options: Sequence[Callable[[Command], Command]]) -> Callable[[Command], Command]:
@@ -168,7 +217,7 @@ run_options = _together(
     ]
 )
 
-output_options = _together(
+_output = _together(
     [
         click.option(
             "--json",
@@ -192,6 +241,21 @@ output_options = _together(
 )
 
 
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of output; before any work they refuse to write over a file of figures."""
+
+    @functools.wraps(command)
+    def checked(*args: Any, **options: Any) -> Any:
+        from marginkit.files.atomic import require_absent
+
+        path = options["json_file"]
+        if path is not None and str(path) != "-":
+            require_absent(path, options["overwrite"] or bool(options.get("resume")))
+        return command(*args, **options)
+
+    return _output(checked)
+
+
 def grouped(assignments: Sequence[tuple[str, str]]) -> dict[str, dict[str, str]]:
     """`method.option=value` pairs by method."""
     found: dict[str, dict[str, str]] = {}
@@ -209,7 +273,8 @@ def write_json(value: Any, path: Path | None) -> None:
         return
     text = json.dumps(plain(value), indent=2, allow_nan=False)
     if str(path) == "-":
-        click.echo(text)
+        with unread():
+            click.echo(text)
         return
     from marginkit.files.atomic import replacing
 

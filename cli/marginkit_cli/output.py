@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,8 +24,37 @@ def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
     from marginkit.files.untrusted import printable
 
     console = Console(highlight=False, soft_wrap=False, width=None if sys.stdout.isatty() else 80)
+    console.on_broken_pipe = _stop_reading  # type: ignore[method-assign]
     for renderable in renderables:
         console.print(printable(renderable) if isinstance(renderable, str) else renderable, markup=False)
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Whoever read our output, such as `head`, may have read enough: what is left to say is dropped."""
+    try:
+        yield
+    except BrokenPipeError:
+        _stop_reading()
+
+
+def _stop_reading() -> None:
+    with suppress(OSError, ValueError):  # a stream without a file descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Output that takes every text: where there is none, and where a terminal knows ASCII only."""
+    with ExitStack() as closing:
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is None:
+                setattr(sys, name, closing.enter_context(open(os.devnull, "w")))
+                closing.callback(setattr, sys, name, None)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        yield
 
 
 def speaks() -> bool:

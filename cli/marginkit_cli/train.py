@@ -178,7 +178,7 @@ def train(
         return
     figures = {
         **checkpoint.training["history"][-1],
-        "test_accuracy": test_accuracy(checkpoint, found, source),
+        "test_accuracy": test_accuracy(checkpoint, found, source, place),
     }
     for remark in found.remarks:
         click.echo(remark, err=True)

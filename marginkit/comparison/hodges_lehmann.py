@@ -30,8 +30,7 @@ def _average(ordered: np.ndarray, rank: int) -> float:
     precision = 1e-12 * max(abs(low), abs(high))
     if _at_most(ordered, low) >= rank:
         return low
-    while high - low > precision:
-        middle = (low + high) / 2
+    while high - low > precision and low < (middle := (low + high) / 2) < high:
         low, high = (low, middle) if _at_most(ordered, middle) >= rank else (middle, high)
     return high
 

@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from marginkit.errors import MarginkitError
+
 Bounds = tuple[float | None, float | None]
 Batch = tuple[Int[Tensor, "n"], Float[Tensor, "n *d"], Int[Tensor, "n"]]
 
@@ -49,6 +51,12 @@ class Data:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def refuse_empty(data: Data) -> None:
+    """Refuses a split without samples."""
+    if not len(data):
+        raise MarginkitError(f"{data.name} has no samples in its {data.split} split: give at least one")
 
 
 @dataclass(frozen=True)

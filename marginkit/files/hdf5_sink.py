@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,7 +36,10 @@ class Unfailing:
         done = 0
         try:
             while done < len(view) and self.error is None:
-                done += os.pwrite(self.handle, view[done:], self.position + done)
+                written = os.pwrite(self.handle, view[done:], self.position + done)
+                if not written:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+                done += written
         except OSError as error:
             self.error = error
         self.position += len(view)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.logits import Labels
+from marginkit.logits import Labels, refuse_empty
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
@@ -38,6 +38,7 @@ class Adversarial:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
+        refuse_empty(x)
         worst = worst_inputs(
             model,
             x,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import capture
 from marginkit.kinds import INPUT
-from marginkit.logits import Labels
+from marginkit.logits import Labels, refuse_empty
 from marginkit.losses.double_backward import require_double_backward, require_eager
 from marginkit.norms import NORMS, Vectors
 
@@ -35,6 +35,7 @@ class GradientPenalty:
         Raises:
             MarginkitError: the model is compiled, or has an operation that can't be differentiated twice.
         """
+        refuse_empty(x)
         require_eager(model)
         scores, activations = capture(model, x, (INPUT,))
         each = F.cross_entropy(scores, y, reduction="none")

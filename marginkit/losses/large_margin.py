@@ -16,7 +16,7 @@ from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
 from marginkit.kinds import INPUT
 from marginkit.layers import resolve_layers
-from marginkit.logits import Labels, check_scores, linearised_distance
+from marginkit.logits import Labels, check_scores, linearised_distance, refuse_empty
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.double_backward import require_eager
 from marginkit.losses.linearised import NONE, Shortcuts, linearised
@@ -166,6 +166,7 @@ class LargeMargin:
             MarginkitError: as `large_margin` and `capture`; or the norm is to be differentiated and the
                 model is compiled, or has an operation that can't be differentiated twice.
         """
+        refuse_empty(x)
         if self.differentiate_norm:
             require_eager(model)
         layers = resolve_layers(model, self.layers, x)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.logits import Labels, logit_margin
+from marginkit.logits import Labels, logit_margin, refuse_empty
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors, column
 from marginkit.types import Threat
@@ -48,6 +48,7 @@ class MaxMargin:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
+        refuse_empty(x)
         scores = model(x)
         plain = F.cross_entropy(scores, y, reduction="none")
         right = logit_margin(scores.detach(), y)[0] > 0

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.logits import Labels
+from marginkit.logits import Labels, refuse_empty
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
@@ -40,6 +40,7 @@ class Trades:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
+        refuse_empty(x)
         scores = model(x)
         with evaluating(model), torch.no_grad():
             clean = model(x).softmax(1)

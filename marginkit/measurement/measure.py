@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginkit import defaults
 from marginkit.data.choice import chosen
-from marginkit.data.dataset import Bounds, Data, Source
+from marginkit.data.dataset import Bounds, Data, Source, refuse_empty
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
@@ -107,6 +107,7 @@ def measure(
         MarginkitError: an unknown name, an empty limit, or inputs, labels and model that don't fit; or the
             file can't be written, is there already, or is of another measurement.
     """
+    refuse_empty(data)
     common = {"layers": tuple(layers), "seed": seed}
     asked = Asked(_methods(methods, options, common), tuple(norms), bounds, limits, tuple(search_at))
     plan = _plan(data, limit, first, seed, batch_size, shard)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from marginkit.errors import MarginkitError
-from marginkit.files.atomic import cannot_write, replacing
+from marginkit.files.atomic import cannot_write, locked, replacing
 from marginkit.kinds import Kind
 from marginkit.table.schema import attributes, per_sample_fields, present
 from marginkit.table.table import Column, MarginTable
@@ -107,24 +105,16 @@ class Parts:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Refuses a second process that would write the same file; the lock dies with its process."""
-        try:
-            self.folder.mkdir(exist_ok=True)
-            handle = os.open(self.folder, os.O_RDONLY)
-        except OSError as error:
-            raise cannot_write(self.out, error) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise MarginkitError(f"{self.out} is being measured by another process: wait for it") from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            yield
-        finally:
-            os.close(handle)
-            with suppress(OSError):
-                self.folder.rmdir()  # only where it is empty
+        with locked(self.out):
+            try:
+                self.folder.mkdir(exist_ok=True)
+            except OSError as error:
+                raise cannot_write(self.out, error) from error
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    self.folder.rmdir()  # only where it is empty
 
     @property
     def _manifest(self) -> Path:

@@ -17,6 +17,7 @@ from marginkit.data.dataset import Batch, Bounds, Data, Source
 from marginkit.distributed import find_device
 from marginkit.errors import IncompatibleError, MarginkitError, UsageError
 from marginkit.events import Narrowed, OnEvent, unheard
+from marginkit.files.atomic import locked
 from marginkit.measurement.batch import hashes
 from marginkit.measurement.known_brackets import Known
 from marginkit.measurement.loader import Loader
@@ -34,6 +35,7 @@ from marginkit.versions import versions
 
 BATCH = 16  # samples at a time where both ends are still looked for
 FIRST, GROWTH = 0.5, 4.0  # seconds for an open sample at first, and the factor from round to round
+ROUNDS = 12  # the last one gives a sample 24 days
 TOGETHER = 8.0  # seconds for samples that are worked on in one go
 SAVED = 30.0  # seconds between two saves
 
@@ -118,8 +120,7 @@ def _plan(work: Work, end: float) -> Iterator[tuple[str, list[int], float]]:
             if time.monotonic() >= end:
                 return
             yield norm, rows[k : k + BATCH], 0.0
-    limit = FIRST
-    while True:
+    for limit in (FIRST * GROWTH**k for k in range(ROUNDS)):
         waiting = [
             (float(known.lower[i] / known.upper[i]), norm, int(i))
             for norm, known in work.items()
@@ -132,7 +133,6 @@ def _plan(work: Work, end: float) -> Iterator[tuple[str, list[int], float]]:
             if time.monotonic() >= end:
                 return
             yield norm, rows, limit
-        limit *= GROWTH
 
 
 def _together(waiting: list[tuple[float, str, int]], most: int) -> Iterator[tuple[str, list[int]]]:
@@ -219,21 +219,23 @@ def tighten_file(
     Raises:
         IncompatibleError: the checkpoint or the data are not the table's, or it was measured under a mask, in
             a subspace or on a grid.
+        MarginkitError: another process writes that file.
     """
-    table = read(path)
-    provenance, about = table.provenance, table.provenance.dataset
-    for limit in provenance.threat.narrower:
-        raise IncompatibleError(
-            f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
+    with locked(out or path):
+        table = read(path)
+        provenance, about = table.provenance, table.provenance.dataset
+        for limit in provenance.threat.narrower:
+            raise IncompatibleError(
+                f"{path} was measured under threat.{limit}, which tighten does not know: leave it out"
+            )
+        names = tuple(about.classes or ())
+        source = replace(source or Source(), split=about.split or "test", class_names=names)
+        subject = load_subject(model, loading or Loading(), str(about.name), source, _box(table))
+        _same("checkpoint.sha256", provenance.checkpoint.sha256, subject.about["sha256"], model)
+        _same("dataset.fingerprint", about.fingerprint, subject.data.fingerprint, subject.data.name)
+        return tighten(
+            table, subject.model, subject.data, seconds, device=device, out=out or path, on_event=on_event
         )
-    names = tuple(about.classes or ())
-    source = replace(source or Source(), split=about.split or "test", class_names=names)
-    subject = load_subject(model, loading or Loading(), str(about.name), source, _box(table))
-    _same("checkpoint.sha256", provenance.checkpoint.sha256, subject.about["sha256"], model)
-    _same("dataset.fingerprint", about.fingerprint, subject.data.fingerprint, subject.data.name)
-    return tighten(
-        table, subject.model, subject.data, seconds, device=device, out=out or path, on_event=on_event
-    )
 
 
 def _same(name: str, expected: object, found: object, what: object) -> None:

@@ -91,8 +91,10 @@ def read_mask(path: Path, shape: tuple[int, ...]) -> Tensor:
     except Exception as error:  # NumPy parses a header's text as Python, which fails in many ways
         reason = printable(str(error).partition("\n")[0])
         raise MarginkitError(f"{path} is no mask for inputs of shape {list(shape)}: {reason}") from error
-    if array.dtype.kind not in "bui" or not mask.any():
+    if array.dtype.kind not in "bui":
         raise MarginkitError(f"{path} has {array.dtype}; expected true or 1 where a feature may change")
+    if not mask.any():
+        raise MarginkitError(f"{path} lets no feature change: set true or 1 where one may")
     return torch.from_numpy(mask.astype(bool))
 
 

@@ -84,9 +84,10 @@ class Exact:
             except Unsupported as found:
                 rough = Nearest("tight")(model, x, y, threat)
                 unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
-                return replace(rough, status=unsupported, note=f"no exact distances for {found}")
+                rough = replace(rough, status=unsupported, note=f"no exact distances for {found}")
+                return _no_wider(rough, known, right)
             closed = self._closed(double, network, inputs, labels, threat, known and _double(known))
-        return _at_home(closed, status)
+        return _no_wider(_at_home(closed, status), known, right)
 
     def _closed(
         self,
@@ -137,6 +138,21 @@ class Exact:
         end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
         for i in order:
             yield i, spaces[i], min(end, time.monotonic() + self.time_limit)
+
+
+def _no_wider(found: Bracket, known: Bracket | None, right: Bool[Tensor, "n"]) -> Bracket:
+    """With the ends that were nearer to each other already, of the samples classified right."""
+    if known is None:
+        return found
+    known = _moved(known, right.device)
+    nearer = right & (known.upper < found.upper)
+    upper = torch.where(nearer, known.upper, found.upper)
+    return replace(
+        found,
+        lower=torch.where(right, torch.maximum(found.lower, known.lower).minimum(upper), found.lower),
+        upper=upper,
+        rival=torch.where(nearer & (known.rival >= 0), known.rival, found.rival),
+    )
 
 
 def _double(known: Bracket) -> Bracket:

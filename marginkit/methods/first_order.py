@@ -38,6 +38,7 @@ class FirstOrder:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Estimate:
         """One column a layer."""
+        threat.require_fit(x)
         layers = resolve_layers(model, self.layers, x)
         with evaluating(model):
             scores, activations = capture(model, x, layers)

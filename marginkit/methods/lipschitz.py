@@ -41,6 +41,7 @@ class Lipschitz:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The bracket [proved, inf]."""
+        threat.require_fit(x)
         return certificate(model, x, y, threat, self._certify)
 
     def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:

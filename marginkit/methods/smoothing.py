@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,17 +51,18 @@ class Smoothing:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """Brackets [radius, inf] of the smoothed classifier; [0, 0] where it answers another class."""
+        threat.require_fit(x)
         with evaluating(model), torch.no_grad():
             nonfinite = classify(model(x), y) == Status.NONFINITE
             found = [self._sample(model, one) for one in x]
-        answered = torch.tensor([answer for answer, _ in found], device=x.device)
+        answered = torch.tensor([answer for answer, _ in found], dtype=torch.long, device=x.device)
         radius = torch.tensor([length for _, length in found], dtype=torch.float64, device=x.device)
         status = torch.full_like(y, int(Status.OK))
         status[answered != y] = int(Status.MISCLASSIFIED)
         status[radius == 0] = int(Status.ABSTAINED)
         status[nonfinite] = int(Status.NONFINITE)
         wrong = status == Status.MISCLASSIFIED
-        scale = _share_of_l2(threat.norm, x[0].numel())
+        scale = _share_of_l2(threat.norm, max(1, math.prod(x.shape[1:])))
         return Bracket(
             lower=torch.where(status == Status.OK, radius * scale, 0.0),
             upper=torch.where(wrong, 0.0, torch.inf).double(),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from marginkit.distributed import Ranks
+from marginkit.distributed import Ranks, sharing_a_batch
 from marginkit.logits import Labels
 from marginkit.losses import Loss
 from marginkit.norms import Vectors
@@ -24,17 +24,18 @@ class LossModule(nn.Module):
     before the one `backward()` at the end.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        """Of the model as it is, which stays usable by itself."""
+    def __init__(self, model: nn.Module, shared: bool) -> None:
+        """Of the model as it is, which stays usable by itself; whether processes share its batches."""
         super().__init__()
-        self.model = model
+        self.model, self.shared = model, shared
 
     def forward(self, loss: Loss, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        return loss(self.model, x, y)
+        with sharing_a_batch(self.shared):
+            return loss(self.model, x, y)
 
 
 def shared_objective(model: nn.Module, ranks: Ranks) -> Shared:
     """(loss, x, y) -> the loss of this process's share, whose `backward()` averages gradients over all."""
-    objective = LossModule(model)
+    objective = LossModule(model, ranks.world > 1)
     return objective if ranks.world == 1 else DistributedDataParallel(objective)

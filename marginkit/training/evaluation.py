@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data, Source, batches
+from marginkit.data.dataset import Bounds, Data, Source, batches, refuse_empty
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
 from marginkit.logits import right
@@ -27,6 +27,7 @@ def accuracy(
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     batch_size: int = 256,
+    workers: int = 0,
 ) -> float:
     """The share of samples classified as labelled, where wanted with Gaussian noise added to the input.
 
@@ -40,16 +41,18 @@ def accuracy(
         bounds: the box inputs live in.
         seed: of the noise.
         batch_size: samples at a time.
+        workers: processes that load images ahead.
 
     Raises:
-        MarginkitError: sigma is negative.
+        MarginkitError: sigma is negative, or there are no samples.
     """
     if sigma < 0:
         raise MarginkitError(f"sigma is {sigma:g}; expected 0 or more")
+    refuse_empty(data)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     correct = 0
     with evaluating(model), torch.no_grad():
-        for index, x, y in batches(data, batch_size):
+        for index, x, y in batches(data, batch_size, workers=workers):
             noisy = x
             if sigma:
                 noisy = _clip(x + sigma * _noise(index.tolist(), data.shape, seed), bounds)
@@ -68,8 +71,11 @@ def evaluate_file(
     device: str = "cpu",
     seed: int = 0,
     batch_size: int = 256,
+    workers: int = 0,
 ) -> dict[float, float]:
     """`accuracy` of a model for each sigma, as `load_subject` finds model and data.
+
+    `bounds` is another box than the model's own.
 
     Raises:
         MarginkitError: as `load_subject`.
@@ -78,17 +84,27 @@ def evaluate_file(
     net = subject.model.to(device)
     return {
         sigma: accuracy(
-            net, subject.data, sigma=sigma, bounds=subject.bounds, seed=seed, batch_size=batch_size
+            net,
+            subject.data,
+            sigma=sigma,
+            bounds=subject.bounds,
+            seed=seed,
+            batch_size=batch_size,
+            workers=workers,
         )
         for sigma in sigmas
     }
 
 
-def test_accuracy(checkpoint: Checkpoint, trained_on: Data, source: Source) -> float | None:
-    """Accuracy on the test split of the data set, or None where it has none of its own."""
+def test_accuracy(
+    checkpoint: Checkpoint, trained_on: Data, source: Source, device: torch.device | str
+) -> float | None:
+    """Accuracy on the test split of the data set, computed on the device, or None where it has none."""
     test = replace(source, split="test", class_names=trained_on.class_names)
     data = load(trained_on.name, test, bounds=checkpoint.bounds)
-    return None if data.fingerprint == trained_on.fingerprint else accuracy(checkpoint.model(), data)
+    if data.fingerprint == trained_on.fingerprint:
+        return None
+    return accuracy(checkpoint.model().to(device), data)
 
 
 def _noise(index: list[int], shape: tuple[int, ...], seed: int) -> Float[Tensor, "n *d"]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from marginkit import defaults
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data, grouped
+from marginkit.data.dataset import Bounds, Data, grouped, refuse_empty
 from marginkit.data.regimes import augmented, limited
 from marginkit.distributed import ALONE, Ranks, find_device
 from marginkit.errors import MarginkitError
@@ -77,6 +77,7 @@ def train(
         MarginkitError: the data has one class, the loss is not finite, or the run to resume was another.
     """
     recipe = recipe or Recipe()
+    refuse_empty(data)
     present = sorted(set(data.labels.tolist()))
     if len(present) < 2:
         raise MarginkitError(
@@ -144,7 +145,7 @@ class _Run:
             metrics = {"epoch": epoch + 1, "loss": average, **self._validate(model, held_out)}
             best_before = max((m["accuracy"] for m in history), default=0.0) if held_out else 0.0
             history = [*history, metrics]
-            now = replace(start, state=model.state_dict(), training=start.training | {"history": history})
+            now = replace(start, state=_copied(model), training=start.training | {"history": history})
             better = not held_out or metrics["accuracy"] >= best_before
             best = now if better else best
             if self.ranks.first:
@@ -253,6 +254,11 @@ class _Run:
         model.load_state_dict(before.state)
         optimizer.load_state_dict(before.progress["optimizer"])
         return list(before.training["history"])
+
+
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    """The state as it is now: `state_dict` gives tensors that the next epoch writes into."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
 
 def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:

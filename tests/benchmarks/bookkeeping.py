@@ -7,7 +7,7 @@
 Trains a small network on MNIST, measures training samples, and times within the run the keeping of parts, the
 log, and the putting together of the file. Each limit is a process of its own, whose peak memory is told.
 `--cheap` takes `fgsm`, for the memory of many samples. `--reading N` needs no data: it makes up a file of N
-samples with witnesses and tells what a batch of its rows costs in processor time, the file opened for each or once.
+samples with witnesses and tells what a batch of its rows costs, the file opened for each or once.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from marginkit.bounds.relu.relaxation import Relaxation
 from marginkit.methods.branch_and_bound.best_first import Search
 
 WHOLE, SLICE = 0.5, 0.3  # shares: of the time for the whole ball, of what is left for a smaller one
+ROUNDS = 200  # balls; the clock ends most searches before
 NEARLY = 0.95  # of the upper end: from there on the whole ball again
 
 
@@ -44,7 +45,9 @@ def _grow(
     found = Search(relaxation, point, tolerance, ceiling)
     found.run(now + WHOLE * (deadline - now))
     lower = max(lower, found.lower)
-    while lower < found.enough and (now := time.monotonic()) < deadline:
+    for _ in range(ROUNDS):
+        if lower >= found.enough or (now := time.monotonic()) >= deadline:
+            break
         near = lower > NEARLY * found.radius
         limit = ceiling if near else lower + share * (found.radius - lower)
         inner = Search(relaxation, found.point, tolerance, limit)

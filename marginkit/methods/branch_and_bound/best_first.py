@@ -16,9 +16,10 @@ from marginkit.bounds.relu.subproblems import Nodes, Planes
 from marginkit.logits import gap, rivals
 from marginkit.methods.search.polytope import Region
 
-BATCH = 64  # parts that are halved at a time
+BATCH, PARTS = 64, 1_000_000  # parts that are halved at a time, and in all
 FIRST, STEPS, LONG = 24, 20, 40  # steps of ascent: for the whole ball, a part, one without undecided units
 SLACK = 2.5  # gaps by which a point leads here, so that the network itself agrees that it does
+MOMENT = 0.1  # seconds of a solver that starts just before the time is up
 LONGER = (1.0, 1 + 1e-12, 1 + 1e-9, 1 + 1e-7)
 
 
@@ -43,6 +44,8 @@ class Search:
         self.counter = itertools.count()
         self.seen: set[tuple[int, bytes]] = set()  # linear regions that were solved
         self.settled = float("inf")  # the least bound of what has left the queue for good
+        self.deadline = float("inf")
+        self.halved = 0
 
     @property
     def enough(self) -> float:
@@ -60,8 +63,8 @@ class Search:
         return min(self.radius, self.settled, self.queue[0][0] if self.queue else float("inf"))
 
     def run(self, deadline: float) -> None:
-        """Until the bracket is closed or the time is up (`time.monotonic`)."""
-        self.settled = 0.0
+        """Until the bracket is closed, the time is up (`time.monotonic`), or `PARTS` were halved."""
+        self.settled, self.deadline = 0.0, deadline
         if time.monotonic() >= deadline:
             return
         space, label = self.relaxation, self.relaxation.label
@@ -69,13 +72,14 @@ class Search:
         self.settled = float("inf")
         self._examine(space.root(classes[classes != label], self.radius), FIRST)
         most = BATCH
-        while self.queue and self.queue[0][0] < self.enough and most:
+        while self.queue and self.queue[0][0] < self.enough and most and self.halved < PARTS:
             started = time.monotonic()
-            count = self._step(most, deadline)
+            count = self._step(most)
+            self.halved += count
             now = time.monotonic()
-            most = min(BATCH, max(0, int((deadline - now) * count / (now - started))))
+            most = int(min(BATCH, max(0.0, (deadline - now) * count / max(now - started, 1e-9))))
 
-    def _step(self, most: int, deadline: float) -> int:
+    def _step(self, most: int) -> int:
         """Halves or solves so many parts, those of the least bounds."""
         taken: list[Nodes] = []
         while self.queue and len(taken) < most and self.queue[0][0] < self.enough:
@@ -85,7 +89,7 @@ class Search:
         if whole.any():
             leaves, _ = self._drop(*self.relaxation.bounded(nodes[whole], LONG))
             for leaf in leaves.each():
-                self._solve(leaf, deadline)
+                self._solve(leaf)
         if not bool(whole.all()):
             self._examine(nodes[~whole].halves(), STEPS)
         return len(taken)
@@ -114,15 +118,15 @@ class Search:
             self.settled = min(self.settled, float(nodes.bound[done].amin()))
         return nodes[~done], planes[~done]
 
-    def _solve(self, leaf: Nodes, deadline: float) -> None:
+    def _solve(self, leaf: Nodes) -> None:
         """A part in which the network is linear, by its multipliers and no solver's word."""
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= self.deadline:
             heapq.heappush(self.queue, (float(leaf.bound), next(self.counter), leaf))
             return
         on = (leaf.low[0] >= 0).double()
         for sign in (leaf.split[0], 2 * on - 1):  # all units where the splits say too little
             region, slack = self._region(on, sign, int(leaf.rival))
-            point, multiplier = region.solved(self.relaxation.norm)
+            point, multiplier = region.solved(self.relaxation.norm, self._left())
             if point is not None:
                 self._offer(torch.from_numpy(point))
             level = multiplier @ region.level - multiplier[0] * slack
@@ -149,9 +153,13 @@ class Search:
         normal, level = -torch.from_numpy(region.normal[:1]), torch.from_numpy(region.level[:1])
         if float(self.relaxation.away(normal, level)[0]) >= self.enough:
             return
-        found, _ = region.solved(self.relaxation.norm)
+        found, _ = region.solved(self.relaxation.norm, self._left())
         if found is not None:
             self._offer(torch.from_numpy(found))
+
+    def _left(self) -> float:
+        """Seconds, some at least: a solver without any may say nothing of what it has."""
+        return max(MOMENT, self.deadline - time.monotonic())
 
     def _offer(self, point: Tensor) -> None:
         """Keeps a displacement that is shorter and adversarial."""

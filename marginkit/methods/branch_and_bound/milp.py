@@ -14,6 +14,7 @@ from marginkit.bounds.relu.subproblems import Nodes
 from marginkit.methods.branch_and_bound.best_first import FIRST, Search
 from marginkit.norms import L1
 
+NODES = 1_000_000  # of the solver's own search
 MARGIN = 4e-6  # a solver's proof is believed up to this share: it satisfies constraints to 1e-7 or so
 
 
@@ -22,6 +23,7 @@ def solve(
 ) -> tuple[float, Tensor]:
     """As `anytime.search`, one rival after the other; in L1 and Linf."""
     found = Search(relaxation, point, tolerance)
+    found.deadline = deadline
     if time.monotonic() >= deadline:
         return 0.0, point
     classes = torch.arange(len(relaxation.chain.biases[-1]))
@@ -104,7 +106,7 @@ def programme(
     whole = np.r_[np.zeros(moves + 2 * units), np.ones(units), 0]
     found = optimize.milp(
         cost, integrality=whole, bounds=optimize.Bounds(ends, tops), constraints=rows,
-        options={"time_limit": seconds, "mip_rel_gap": 1e-7},
+        options={"time_limit": seconds, "node_limit": NODES, "mip_rel_gap": 1e-7},
     )  # fmt: skip
     if found.status == 2:
         return float("inf"), None

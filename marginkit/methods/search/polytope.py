@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,12 @@ from scipy import optimize, sparse
 
 from marginkit.norms import L1, L2, Norm
 
-CUTS = 16  # constraints that an L2 solve takes in at a time
+CUTS, ROUNDS = 16, 50  # constraints that an L2 solve takes in at a time, and how often
+# Of HiGHS, and at most so many iterations of each. Where many rows meet in one point its simplex method may
+# go round in circles: some regions of convolutional networks need 30 iterations, others never end.
+SOLVERS = (("highs-ds", 1000), ("highs-ipm", 500))
+UNBOUNDED, GIVEN_UP = 3, (1, 4)  # statuses of SciPy's: no end; a limit, or trouble with numbers
+SECONDS = 60.0  # of one solver: the last resort, so that no answer depends on the clock before it must
 
 
 @dataclass(frozen=True)
@@ -27,15 +33,23 @@ class Region:
         """The point of least norm; None where there is none or the solver gives up."""
         return self.solved(norm)[0]
 
-    def solved(self, norm: Norm) -> tuple[np.ndarray | None, np.ndarray]:
+    def solved(self, norm: Norm, seconds: float = SECONDS) -> tuple[np.ndarray | None, np.ndarray]:
         """That point, and multipliers >= 0 of the rows.
 
         All points of the region satisfy (m normal) z >= m level for every m >= 0, so that half-space's
-        distance is a bound, whatever the solver did; with these m it is the point's.
-        """
-        return self._solved_l2() if norm is L2 else self._solved_linearly(norm)
+        distance is a bound, whatever the solver did; with these m it is the point's. A solver that has come
+        to its limit gives None and multipliers as far as it got.
 
-    def _solved_linearly(self, norm: Norm) -> tuple[np.ndarray | None, np.ndarray]:
+        Args:
+            norm: of the point.
+            seconds: at most, beside the limits of iterations.
+        """
+        if not all(np.isfinite(part).all() for part in (self.normal, self.level)):
+            return None, np.zeros(len(self.level))
+        seconds = min(seconds, SECONDS)
+        return self._solved_l2(seconds) if norm is L2 else self._solved_linearly(norm, seconds)
+
+    def _solved_linearly(self, norm: Norm, seconds: float) -> tuple[np.ndarray | None, np.ndarray]:
         """L1 and Linf: the direction z / |z| of largest 1 / |z|, a linear programme."""
         f = len(self.low)
         unit: Any = sparse.eye_array(f)
@@ -56,19 +70,22 @@ class Region:
             limit[-1] = 1
         cost = np.r_[np.zeros(len(low)), -1]
         bounds = np.c_[np.r_[low, 0], np.r_[np.ones(len(low)), np.inf]]
-        found = optimize.linprog(cost, sparse.vstack(rows).tocsr(), limit, bounds=bounds)
+        found = _linear_programme(cost, sparse.vstack(rows).tocsr(), limit, bounds, seconds)
         if found.x is None:
-            return (np.zeros(f) if found.status == 3 else None), np.zeros(len(self.level))
+            return (np.zeros(f) if found.status == UNBOUNDED else None), np.zeros(len(self.level))
         multiplier = -found.ineqlin.marginals[: len(self.level)].clip(max=0)
-        inverse = found.x[-1]
-        return (None if inverse <= 1e-12 else unit @ found.x[:-1] / inverse), multiplier
+        moves, inverse = found.x[:-1], found.x[-1]
+        if inverse <= 1e-12:
+            return None, multiplier
+        return (moves[:f] - moves[f:] if norm is L1 else moves) / inverse, multiplier
 
-    def _solved_l2(self) -> tuple[np.ndarray | None, np.ndarray]:
+    def _solved_l2(self, seconds: float) -> tuple[np.ndarray | None, np.ndarray]:
         """Lawson and Hanson's least distance programming, with rows taken in as they are violated."""
+        end = time.monotonic() + seconds
         count, taken = len(self.level), np.array([0])
         normal, level = self.normal[:1], self.level[:1]
         multiplier = np.zeros(count)
-        for _ in range(50):
+        for _ in range(ROUNDS):
             point, weights = _least_distance(normal, level)
             mine = taken >= 0
             multiplier[:] = 0
@@ -78,6 +95,8 @@ class Region:
             at, rows, values = self._violated(point)
             if not len(values):
                 return point, multiplier
+            if time.monotonic() > end:
+                break
             normal, level, taken = np.vstack([normal, rows]), np.r_[level, values], np.r_[taken, at]
         return None, multiplier
 
@@ -95,6 +114,19 @@ class Region:
         sides[np.arange(len(far)), far] = np.where(under, 1, -1)
         levels = np.r_[self.level[worst], np.where(under, self.low[far], -self.high[far])]
         return np.r_[worst, np.full(len(far), -1)], np.vstack([self.normal[worst], sides]), levels
+
+
+def _linear_programme(
+    cost: np.ndarray, rows: Any, most: np.ndarray, bounds: np.ndarray, seconds: float
+) -> Any:
+    """The first solver's answer that is one: a solution, or that there is none; else the last one's."""
+    for method, iterations in SOLVERS:
+        options = {"maxiter": iterations, "time_limit": seconds}
+        solve: Any = optimize.linprog
+        found = solve(cost, rows, most, bounds=bounds, method=method, options=options)
+        if found.status not in GIVEN_UP:
+            break
+    return found
 
 
 def _beside(left: Any, last: np.ndarray) -> Any:
