@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from marginkit.activations import capture, resolve_layers
 from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
+from marginkit.guard.given import as_batch_labels
 from marginkit.kinds import INPUT
 from marginkit.logits import Labels, check_scores, linearised_distance
 from marginkit.losses.cross_entropy import CrossEntropy
-from marginkit.losses.double_backward import require_eager
 from marginkit.losses.linearised import NONE, Shortcuts, linearised
 from marginkit.losses.newton_walk import toward_boundary
 from marginkit.losses.paper_loss import Aggregate, paper_loss
@@ -163,10 +163,9 @@ class LargeMargin:
 
         Raises:
             MarginkitError: as `large_margin` and `capture`; or the norm is to be differentiated and the
-                model is compiled, or has an operation that can't be differentiated twice.
+                model has an operation that can't be differentiated twice.
         """
-        if self.differentiate_norm:
-            require_eager(model)
+        y = as_batch_labels(y, x)
         layers = resolve_layers(model, self.layers)
         own = owning(model) if self._shares(x) else {}
         first = entrance(model) if layers[0] == INPUT and not self.differentiate_norm else None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.activations import capture
+from marginkit.guard.precision import precise
 
 
 def activation_variance(
@@ -21,7 +22,8 @@ def activation_variance(
     sums: list[Tensor] = []
     squares: list[Tensor] = []
     for x in inputs:
-        _, activations = capture(model, x, layers)
+        better = precise(model, x)
+        _, activations = capture(better.model, better.x, layers)
         flat = [h.detach().flatten(1).double().cpu() for h in activations]
         if not count:
             sums, squares = ([torch.zeros_like(h[0]) for h in flat] for _ in range(2))

@@ -17,7 +17,7 @@ from marginkit.data.dataset import Batch
 from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import Tell, unheard
 from marginkit.kinds import Kind, Status
-from marginkit.logits import check_scores, logit_margin, refuse_probabilities
+from marginkit.logits import answered, check_scores, logit_margin, refuse_probabilities
 from marginkit.measurement.known_brackets import Known
 from marginkit.measurement.precision import Models, confirmed
 from marginkit.measurement.requests import NO_TIME, Request
@@ -69,7 +69,7 @@ class Work:
         parts = halving(lambda part: [self.models.scores(x[part])], len(x), self._halved("scores"))
         scores = torch.cat(parts)
         check_scores(scores, y)
-        finite = scores.isfinite().all(1)
+        finite = answered(scores)
         refuse_probabilities(scores[finite])
         before = dict(self.spent)
         chosen = self.requests if wanted is None else [self.requests[i] for i in wanted]
@@ -85,7 +85,7 @@ class Work:
             _array(index),
             _array(y),
             _array(torch.where(finite, scores.argmax(1), -1)),
-            _array(torch.where(finite, margin.double(), torch.nan)),
+            _array(torch.where(margin.isfinite(), margin.double(), torch.nan)),
             tuple(columns),
             hash=hashes(x),
             input=_array(x.float()) if self.witnesses else None,
@@ -211,7 +211,7 @@ def _to_columns(
             distance, status, rival = (
                 _array(part[:, i]) for part in (answer.distance, answer.status, answer.rival)
             )
-            yield Column(name, norm, layer, kind, request.options, distance, status, rival)
+            yield Column(name, norm, layer, kind, request.options, distance, status, rival, note=answer.note)
         return
     for place in request.places:
         proved = kind in (Kind.LOWER, Kind.SMOOTHED) or place == "lower"

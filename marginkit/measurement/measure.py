@@ -20,6 +20,8 @@ from marginkit.data.sources import load
 from marginkit.distributed import ALONE, processes
 from marginkit.errors import UsageError
 from marginkit.events import Tell, Track, both, silent, unheard
+from marginkit.guard.answer import original
+from marginkit.guard.given import refuse_quantised
 from marginkit.kinds import INPUT, Kind
 from marginkit.measurement.activation_variance import activation_variance
 from marginkit.measurement.batch import Work, out_of_memory
@@ -108,7 +110,8 @@ def measure(
     _check(methods, norms, limit, time_limits or {})
     plan = Plan(min(len(data), limit or len(data)), batch_size, shard)
     with processes() if out else nullcontext(ALONE) as ranks, evaluating(model):
-        model = model.to(place := ranks.device(str(device)))
+        model = original(model).to(place := ranks.device(str(device)))
+        refuse_quantised(model)
         models = in_precision(model, dtype)
         threats = [Threat(NORMS[norm], *bounds, limits.mask, limits.levels) for norm in norms]
         layers = resolve_layers(model, search_at)
@@ -169,6 +172,7 @@ def _fetch(
     data: Data, model: nn.Module, device: str, workers: int, groups: Iterable[Sequence[int]]
 ) -> Iterator[Batch]:
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    dtype = torch.promote_types(dtype, torch.float32)  # half precision would round the inputs
     for index, x, y in grouped(data, groups, workers=workers):
         yield index, x.to(device, dtype), y.to(device)
 

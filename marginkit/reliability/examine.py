@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marginkit.activations import evaluating
 from marginkit.data.dataset import Bounds, Data
 from marginkit.errors import UsageError
+from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT, Kind
 from marginkit.methods.constraints import FREE, Limits
 from marginkit.methods.torchattacks import TorchAttack
@@ -33,6 +34,7 @@ PROBES: dict[str, Callable[[Probe], Figure]] = {
     "batch-dependent": behaviour.batch_dependent,
     "batch-statistics": behaviour.batch_statistics,
     "probabilities": behaviour.probabilities,
+    "imprecise": behaviour.imprecise,
     "no-gradient": gradients.no_gradient,
     "misleading-gradient": gradients.misleading_gradient,
     "optimistic-first-order": gradients.optimistic_first_order,
@@ -98,7 +100,9 @@ def _probe(
     seed: int,
 ) -> Probe:
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    x = data.inputs(table.index.tolist()).to(like)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    given = precise(model, data.inputs(table.index.tolist()).to(like.device, dtype))
+    model, x = given.model, given.x
     y = torch.from_numpy(table.label.astype(np.int64)).to(like.device)
     upper = [c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT and c.method in methods]
     upper = [] if limits.subspace is not None else upper  # a subspace says nothing of all directions
@@ -153,4 +157,11 @@ def _judged(name: str, check: Callable[[Probe], Figure], probe: Probe) -> Verdic
     return Verdict.of(name, known.get(where), where)
 
 
-BEFORE_ANY_SEARCH = ("randomised", "batch-dependent", "batch-statistics", "probabilities", "no-gradient")
+BEFORE_ANY_SEARCH = (
+    "randomised",
+    "batch-dependent",
+    "batch-statistics",
+    "probabilities",
+    "imprecise",
+    "no-gradient",
+)
