@@ -1,10 +1,10 @@
-"""What others' models do to inputs, and what they answer with, change no distance and none of your tensors."""
+"""What others' models do to inputs, and how they answer, changes no distance and none of your tensors."""
 
 from __future__ import annotations
 
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jaxtyping
 import numpy as np
@@ -391,4 +391,4 @@ def test_checks_and_views_leave_inputs_and_answers_as_they_are():
     hidden = [at_layer(m, x, Threat(LINF), "net.1") for m in (model, plain)]
     searched_there = [METHODS["deepfool"]()(v.model, v.x, y, v.threat).upper for v in hidden]
     assert_close(*searched_there, rtol=1e-4, atol=1e-6)
-    assert replace(tables[0], columns=(), meta={}).predicted.tolist() == y.tolist()
+    assert tables[0].predicted.tolist() == y.tolist()
