@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,20 +13,62 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.guard.answer import answer, eagerly, original
+from marginkit.guard.given import as_inputs, as_labels, refuse_quantised
+from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Gradients on, every module in eval mode; each module's own mode comes back afterwards."""
+    """Gradients on, every module in eval mode and run as written; its own mode comes back afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), eagerly():
             yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """What a method works with, whatever it was given.
+
+    Attributes:
+        model: in eval mode, not compiled, with scores in float32 at least where that can be had.
+        x, y: inputs of the model's precision, and classes; on one device.
+        note: what the user should know of it; else empty.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    note: str = ""
+
+
+@contextmanager
+def measuring(model: nn.Module, x: Any, y: Any) -> Iterator[Guarded]:
+    """`evaluating`, with model, inputs and labels in the form that measurements need; autocast is off.
+
+    Args:
+        model: any module.
+        x: floating-point inputs, a tensor or an array.
+        y: labels: whole numbers of any type, or one-hot rows.
+
+    Raises:
+        MarginkitError: the inputs or labels are no such thing, or the model has no gradients (quantised).
+    """
+    eager = original(model)
+    x = as_inputs(x)
+    y = as_labels(y, x)
+    refuse_quantised(eager)
+    with evaluating(eager), torch.autocast(x.device.type, enabled=False):
+        better = precise(eager, x)
+        compiled = "measured as the module that torch.compile was given" if eager is not model else ""
+        notes = "; ".join(note for note in (compiled, better.note) if note)
+        yield Guarded(better.model, better.x, y, notes)
 
 
 def capture(
@@ -44,8 +87,8 @@ def capture(
         `torch.autograd.grad` of the scores at it is defined even where the next operation works in place.
 
     Raises:
-        MarginkitError: a layer is unknown, lies inside a compiled module, did not run exactly once, or did
-            not give one tensor a sample.
+        MarginkitError: a layer is unknown, did not run exactly once, or did not give one tensor a sample; or
+            as `answer`.
     """
     modules = dict(model.named_modules())
     seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
@@ -60,31 +103,31 @@ def capture(
                 raise UsageError(f"unknown layer {layer!r}; this model has {listed(modules)}")
             if _out_of_sight(modules, layer):
                 raise MarginkitError(
-                    f"layer {layer!r} runs inside a compiled or scripted model, where gradients would be"
-                    " wrong there: pass the original module, or take the input alone"
+                    f"layer {layer!r} runs inside a scripted model, where gradients would be wrong there:"
+                    " pass the original module, or take the input alone"
                 )
             hook = partial(_record, seen[layer], layer, len(x), inplace)
             hooks.callback(modules[layer].register_forward_hook(hook).remove)
-        scores = model(x)
+        with eagerly():
+            scores = answer(model, x, copy=inplace and INPUT not in layers)
     for layer, tensors in seen.items():
         if len(tensors) != 1:
             raise MarginkitError(
                 f"layer {layer!r} ran {len(tensors)} times in one forward pass; name one that runs once"
             )
-    if isinstance(scores, Tensor) and not scores.requires_grad:
+    if not scores.requires_grad:
         scores = _leaf(scores)  # nothing in the model has a gradient: it is zero, not an error
     return scores, [seen[layer][0] for layer in layers]
 
 
 def closed(module: nn.Module) -> bool:
-    """Whether what is inside it runs out of hooks' sight: compiled, scripted or traced."""
-    return compiled(module) or isinstance(module, torch.jit.ScriptModule)
+    """Whether what is inside it runs out of hooks' sight: scripted or traced."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def unseen(module: nn.Module) -> bool:
-    """Whether it can't have a hook itself: compiled in place, or scripted."""
-    hookable = type(module).register_forward_hook is nn.Module.register_forward_hook
-    return module._compiled_call_impl is not None or not hookable
+    """Whether it can't have a hook itself: scripted."""
+    return type(module).register_forward_hook is not nn.Module.register_forward_hook
 
 
 def compiled(module: nn.Module) -> bool:

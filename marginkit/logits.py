@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from marginkit.errors import MarginkitError
+from marginkit.guard.answer import answer
+from marginkit.guard.given import as_batch_labels, refuse_quantised
 
 Scores = Float[Tensor, "n classes"]
 Labels = Int[Tensor, "n"]
+# The largest shares of a logit margin that the gap may be (searches go twice as far beyond the boundary), and
+# how many times larger than their differences scores with a constant on them are.
+ROUGH, FINE, OFFSET, APART = 2**-4, 2**-9, 64, 8
 
 
 def check_scores(scores: Tensor, y: Labels) -> None:
@@ -28,10 +34,19 @@ def check_scores(scores: Tensor, y: Labels) -> None:
         )
 
 
-def refuse_empty(x: Tensor) -> None:
-    """Refuses a batch without samples, whose average is no number."""
-    if not len(x):
-        raise MarginkitError(f"the batch has shape {list(x.shape)}: it is empty; give at least one sample")
+def scored(model: nn.Module, x: Float[Tensor, "n *d"], y: Any) -> tuple[Scores, Labels]:
+    """What a loss begins with: the model's scores of a batch, and its labels as classes.
+
+    Raises:
+        MarginkitError: the batch is empty, its labels are no classes, or the model gives no scores or is
+            quantised.
+    """
+    y = as_batch_labels(y, x)
+    scores = answer(model, x)
+    check_scores(scores, y)
+    if torch.is_grad_enabled() and not scores.requires_grad:
+        refuse_quantised(model)
+    return scores, y
 
 
 def refuse_probabilities(scores: Scores) -> None:
@@ -45,10 +60,15 @@ def refuse_probabilities(scores: Scores) -> None:
 
 
 def rivals(scores: Scores, y: Labels, top_k: int | None) -> Int[Tensor, "n k"]:
-    """The classes of largest score other than y, largest first; all of them where top_k is None."""
+    """The classes of largest score other than y, largest first; all of them where top_k is None.
+
+    A class whose score is -inf (masked out) is no rival: the first one stands in its place again.
+    """
     others = scores.shape[1] - 1
     k = others if top_k is None else min(top_k, others)
-    return scores.scatter(1, y.unsqueeze(1), -torch.inf).topk(k, dim=1).indices
+    lowest = torch.finfo(scores.dtype).min  # stands for -inf, so that y comes after classes masked out
+    best = scores.clamp(min=lowest).scatter(1, y.unsqueeze(1), -torch.inf).topk(k, dim=1)
+    return best.indices if k == 1 else torch.where(best.values == lowest, best.indices[:, :1], best.indices)
 
 
 def differences(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
@@ -67,12 +87,34 @@ def right(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
     return scores.argmax(1) == y
 
 
-def gap(scores: Scores) -> Float[Tensor, "n"]:
-    """How far a rival must lead before it counts: 64 units in the last place of the largest score.
+def answered(scores: Scores) -> Bool[Tensor, "n"]:
+    """Which samples have a class: no score is NaN or +inf, and not all are -inf (classes masked out)."""
+    return scores.amax(1).isfinite()
 
-    That is what lets a witness survive another batch size, another device and float64.
+
+def gap(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """How far each rival must lead before it counts: 64 units in the last place of the larger of both scores.
+
+    That is what lets a witness survive another batch size, another device and float64. Other scores do not
+    count: however large they are, this difference is not computed from them.
     """
-    return 64 * torch.finfo(scores.dtype).eps * scores.abs().amax(1)
+    about = torch.finfo(scores.dtype)
+    size = scores.clamp(min=about.min).abs()  # -inf stands for a class masked out
+    return 64 * about.eps * torch.maximum(size.gather(1, y.unsqueeze(1)), size.gather(1, rival))
+
+
+def too_coarse(scores: Scores, y: Labels) -> Bool[Tensor, "n"]:
+    """Where the gap would show in a distance, as a large share of the logit margin.
+
+    A few samples near the boundary have small margins in any network. Where the leading three scores are
+    large but close together, as when a constant is added to all, a much smaller share counts.
+    """
+    margin, rival = logit_margin(scores, y)
+    share = gap(scores, y, rival.unsqueeze(1)).squeeze(1) / margin.abs()
+    leading = scores.topk(min(3, scores.shape[1]), dim=1).values
+    size, spread = leading.abs().amin(1), leading[:, 0] - leading[:, -1]
+    spread = torch.where(spread > APART * size, margin.abs(), spread)  # the third is masked out
+    return (share > ROUGH) | ((share > FINE) & (size > OFFSET * spread))
 
 
 def crossed(scores: Scores, y: Labels, gaps: float = 1.5) -> Bool[Tensor, "n"]:
@@ -81,7 +123,8 @@ def crossed(scores: Scores, y: Labels, gaps: float = 1.5) -> Bool[Tensor, "n"]:
     Searches ask for half a gap more than verification does, or what they find on the edge would fall to the
     very rounding that the gap is there for.
     """
-    return logit_margin(scores, y)[0] < -gaps * gap(scores)
+    margin, rival = logit_margin(scores, y)
+    return margin < -gaps * gap(scores, y, rival.unsqueeze(1)).squeeze(1)
 
 
 def gradients(

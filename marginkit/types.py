@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -170,7 +170,8 @@ class Bracket:
         status: `Status` codes.
         rival: the class on the other side of the boundary; -1 where none is known.
         witness: the adversarial inputs behind `upper` (NaN where there is none), or None for a proof.
-        note: why the method does not apply to the model, for the user; else empty.
+        note: what the user should know of the column: why the method does not apply to the model, or how
+            precisely it was measured; else empty.
     """
 
     lower: Float[Tensor, "n"]
@@ -179,6 +180,25 @@ class Bracket:
     rival: Int[Tensor, "n"]
     witness: Float[Tensor, "n *d"] | None = None
     note: str = ""
+
+    @staticmethod
+    def empty(x: Vectors) -> Bracket:
+        """Of a batch without samples."""
+        none = torch.zeros(0, dtype=torch.float64, device=x.device)
+        whole = torch.zeros(0, dtype=torch.long, device=x.device)
+        return Bracket(none, none, whole, whole, x)
+
+    def placed(self, part: Bracket, rows: Tensor) -> Bracket:
+        """With another answer for some samples; notes and precision are those of both."""
+        found: dict[str, Tensor] = {}
+        for name in ("lower", "upper", "status", "rival", "witness"):
+            given = getattr(part, name)
+            if given is not None:
+                whole = getattr(self, name)
+                found[name] = whole.to(torch.promote_types(whole.dtype, given.dtype), copy=True)
+                found[name][rows] = given.to(found[name].dtype)
+        notes = dict.fromkeys(note for note in (self.note, part.note) if note)
+        return replace(self, **found, note="; ".join(notes))
 
     def part(self, rows: Tensor | slice) -> Bracket:
         """Of some samples."""
@@ -197,12 +217,14 @@ class Estimate:
         layers: the columns' names, in order.
         rival: the class whose boundary is predicted to be nearest.
         status: `Status` codes.
+        note: as in `Bracket`.
     """
 
     distance: Float[Tensor, "n layers"]
     layers: tuple[str, ...]
     rival: Int[Tensor, "n layers"]
     status: Int[Tensor, "n layers"]
+    note: str = ""
 
 
 @runtime_checkable

@@ -292,10 +292,13 @@ def test_lists_that_do_not_fit_the_layers_are_an_error(options):
         paper(layers=("input", "hidden"), **options)(small_network(), *batch())
 
 
-def test_compiled_models_are_refused_in_exact_mode():
-    model = nn.Sequential(torch.compile(nn.Linear(5, 8)), nn.Linear(8, 4))
-    with pytest.raises(MarginkitError, match="0 is compiled"):
-        paper(layers=("input",), differentiate_norm=True)(model, torch.rand(2, 5), torch.tensor([0, 1]))
+def test_compiled_models_in_exact_mode_are_as_the_original():
+    plain = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 4))
+    x, y, found = torch.rand(2, 5), torch.tensor([0, 1]), []
+    for model in (plain, nn.Sequential(torch.compile(plain, backend="aot_eager"))):
+        value = paper(layers=("input",), differentiate_norm=True)(model, x, y)
+        found.append([value, *torch.autograd.grad(value, [plain[0].weight, plain[2].weight])])
+    assert_close(*found)
 
 
 class Attention(nn.Module):

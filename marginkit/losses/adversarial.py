@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.logits import Labels, refuse_empty
+from marginkit.guard.given import as_batch_labels
+from marginkit.logits import Labels, Scores, check_scores, scored
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
@@ -38,19 +39,22 @@ class Adversarial:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
-        refuse_empty(x)
+        y = as_batch_labels(y, x)
         worst = worst_inputs(
             model,
             x,
             Threat(NORMS[self.norm], self.low, self.high),
             self.radius,
-            lambda scores: F.cross_entropy(scores, y, reduction="none"),
+            lambda scores: _each(scores, y),
             steps=self.steps,
             step_size=self.step_size,
         )
-        found = F.cross_entropy(model(worst), y)
-        return (
-            found
-            if not self.natural
-            else (1 - self.natural) * found + self.natural * F.cross_entropy(model(x), y)
-        )
+        found = F.cross_entropy(*scored(model, worst, y))
+        if not self.natural:
+            return found
+        return (1 - self.natural) * found + self.natural * F.cross_entropy(*scored(model, x, y))
+
+
+def _each(scores: Scores, y: Labels) -> Float[Tensor, "n"]:
+    check_scores(scores, y)
+    return F.cross_entropy(scores, y, reduction="none")

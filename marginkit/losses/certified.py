@@ -16,7 +16,7 @@ from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.errors import MarginkitError
-from marginkit.logits import Labels, refuse_empty
+from marginkit.logits import Labels, scored
 from marginkit.norms import NORMS, Vectors
 
 
@@ -69,8 +69,7 @@ class Certified:
         Raises:
             MarginkitError: the model has an operation without bounds.
         """
-        refuse_empty(x)
-        scores = model(x)
+        scores, y = scored(model, x, y)
         plain = F.cross_entropy(scores, y)
         if self.radius == 0 or self.natural == 1:
             return plain

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.logits import Labels, refuse_empty
+from marginkit.logits import Labels, scored
 from marginkit.norms import Vectors
 
 
@@ -24,5 +24,5 @@ class CrossEntropy:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        refuse_empty(x)
-        return F.cross_entropy(model(x), y, label_smoothing=self.label_smoothing)
+        scores, y = scored(model, x, y)
+        return F.cross_entropy(scores, y, label_smoothing=self.label_smoothing)

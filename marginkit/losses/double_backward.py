@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from marginkit.activations import compiled
 from marginkit.errors import MarginkitError
-
-
-def require_eager(model: nn.Module) -> None:
-    """Refuses compiled modules: their double backward fails, and has been silently wrong (pytorch#181581)."""
-    for name, module in model.named_modules():
-        if compiled(module):
-            raise MarginkitError(
-                f"differentiate_norm=True needs an eager model, but {name or 'the model'} is compiled:"
-                " pass the original module, or use differentiate_norm=False"
-            )
 
 
 def require_double_backward(gradient: Tensor) -> None:

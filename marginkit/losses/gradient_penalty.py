@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import capture
+from marginkit.guard.given import as_batch_labels
 from marginkit.kinds import INPUT
-from marginkit.logits import Labels, refuse_empty
-from marginkit.losses.double_backward import require_double_backward, require_eager
+from marginkit.logits import Labels, check_scores
+from marginkit.losses.double_backward import require_double_backward
 from marginkit.norms import NORMS, Vectors
 
 
@@ -33,11 +34,11 @@ class GradientPenalty:
         """The loss of a batch, ready for `backward()`.
 
         Raises:
-            MarginkitError: the model is compiled, or has an operation that can't be differentiated twice.
+            MarginkitError: the model has an operation that can't be differentiated twice.
         """
-        refuse_empty(x)
-        require_eager(model)
+        y = as_batch_labels(y, x)
         scores, activations = capture(model, x, (INPUT,))
+        check_scores(scores, y)
         each = F.cross_entropy(scores, y, reduction="none")
         (gradient,) = torch.autograd.grad(each.sum(), activations, create_graph=True)
         require_double_backward(gradient)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from marginkit.logits import Labels, logit_margin, refuse_empty
+from marginkit.logits import Labels, logit_margin, scored
 from marginkit.norms import Vectors
 
 
@@ -24,5 +24,5 @@ class Hinge:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch."""
-        refuse_empty(x)
-        return F.relu(self.margin - logit_margin(model(x), y)[0]).mean()
+        scores, y = scored(model, x, y)
+        return F.relu(self.margin - logit_margin(scores, y)[0]).mean()

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from marginkit.activations import capture
 from marginkit.distributed import gathered
 from marginkit.errors import MarginkitError
+from marginkit.guard.given import as_batch_labels
 from marginkit.kinds import INPUT
 from marginkit.layers import resolve_layers
-from marginkit.logits import Labels, check_scores, linearised_distance, refuse_empty
+from marginkit.logits import Labels, check_scores, linearised_distance
 from marginkit.losses.cross_entropy import CrossEntropy
-from marginkit.losses.double_backward import require_eager
 from marginkit.losses.linearised import NONE, Shortcuts, linearised
 from marginkit.losses.newton_walk import toward_boundary
 from marginkit.losses.paper_loss import Aggregate, paper_loss
@@ -164,11 +164,9 @@ class LargeMargin:
 
         Raises:
             MarginkitError: as `large_margin` and `capture`; or the norm is to be differentiated and the
-                model is compiled, or has an operation that can't be differentiated twice.
+                model has an operation that can't be differentiated twice.
         """
-        refuse_empty(x)
-        if self.differentiate_norm:
-            require_eager(model)
+        y = as_batch_labels(y, x)
         layers = resolve_layers(model, self.layers, x)
         own = owning(model) if self._shares(x) else {}
         first = entrance(model) if layers[0] == INPUT and not self.differentiate_norm else None

@@ -14,7 +14,7 @@ from marginkit.bounds.graph.graph import Graph, affine, trace
 from marginkit.bounds.graph.ops import Affine, Shape
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MarginkitError
-from marginkit.logits import Labels, refuse_empty
+from marginkit.logits import Labels, scored
 from marginkit.norms import Vectors
 
 
@@ -47,8 +47,7 @@ class LipschitzMargin:
         Raises:
             MarginkitError: the model has an operation without bounds.
         """
-        refuse_empty(x)
-        scores = model(x)
+        scores, y = scored(model, x, y)
         with evaluating(model):
             try:
                 graph = trace(model, x.detach(), check=False)

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.logits import Labels, logit_margin, refuse_empty
+from marginkit.guard.answer import answer
+from marginkit.logits import Labels, logit_margin, scored
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors, column
 from marginkit.types import Threat
@@ -48,12 +49,11 @@ class MaxMargin:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
-        refuse_empty(x)
-        scores = model(x)
+        scores, y = scored(model, x, y)
         plain = F.cross_entropy(scores, y, reduction="none")
         right = logit_margin(scores.detach(), y)[0] > 0
         point, near = self.boundary(model, x, y)
-        at_boundary = F.cross_entropy(model(point), y, reduction="none")
+        at_boundary = F.cross_entropy(answer(model, point), y, reduction="none")
         margin = torch.where(right, torch.where(near, at_boundary, 0), plain)
         return (1 - self.natural) * margin.mean() + self.natural * plain.mean()
 
@@ -70,10 +70,10 @@ class MaxMargin:
         )
         inner, outer = x.new_zeros(len(x)), x.new_ones(len(x))
         with evaluating(model), torch.no_grad():
-            near = _soft_margin(model(far), y) < 0
+            near = _soft_margin(answer(model, far), y) < 0
             for _ in range(self.halvings):
                 middle = (inner + outer) / 2
-                over = _soft_margin(model(x + column(middle, x) * (far - x)), y) < 0
+                over = _soft_margin(answer(model, x + column(middle, x) * (far - x)), y) < 0
                 inner, outer = torch.where(over, inner, middle), torch.where(over, middle, outer)
         return x + column(outer, x) * (far - x), near
 

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.logits import Labels, refuse_empty
+from marginkit.guard.answer import answer
+from marginkit.logits import Labels, scored
 from marginkit.losses.inner_maximisation import worst_inputs
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
@@ -40,10 +41,9 @@ class Trades:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
         """The loss of a batch, ready for `backward()`."""
-        refuse_empty(x)
-        scores = model(x)
+        scores, y = scored(model, x, y)
         with evaluating(model), torch.no_grad():
-            clean = model(x).softmax(1)
+            clean = answer(model, x).softmax(1)
         worst = worst_inputs(
             model,
             x,
@@ -53,7 +53,7 @@ class Trades:
             steps=self.steps,
             step_size=self.step_size,
         )
-        apart = _divergence(scores.softmax(1), model(worst)).mean()
+        apart = _divergence(scores.softmax(1), answer(model, worst)).mean()
         return F.cross_entropy(scores, y) + self.beta * apart
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import capture
 from marginkit.events import OnEvent, unheard
+from marginkit.guard.precision import precise
 from marginkit.measurement.memory import halving
 
 Sums = list[tuple[Tensor, Tensor]]  # of each layer's features, and of their squares, in float64
@@ -38,6 +39,7 @@ def _pieces(model: nn.Module, x: Tensor, layers: Sequence[str], on_event: OnEven
 
 
 def _sums(model: nn.Module, x: Tensor, layers: Sequence[str]) -> Sums:
-    _, activations = capture(model, x, layers)
+    better = precise(model, x)
+    _, activations = capture(better.model, better.x, layers)
     flat = [h.detach().flatten(1).double().cpu() for h in activations]
     return [(h.sum(0), h.square().sum(0)) for h in flat]

@@ -16,7 +16,7 @@ from marginkit.data.dataset import Batch
 from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import BatchDone, Failed, OnEvent, unheard
 from marginkit.kinds import Kind, Status
-from marginkit.logits import Labels, Scores, check_scores, logit_margin, refuse_probabilities
+from marginkit.logits import Labels, Scores, answered, check_scores, logit_margin, refuse_probabilities
 from marginkit.measurement.known_brackets import Known
 from marginkit.measurement.memory import halving
 from marginkit.measurement.precision import Models, confirmed
@@ -91,7 +91,7 @@ class BatchRunner:
         index, x, y = batch
         scores = self._scores(x)
         check_scores(scores, y)
-        finite = scores.isfinite().all(1)
+        finite = answered(scores)
         refuse_probabilities(scores[finite])
         before = dict(self.clock.spent)
         chosen = self.requests if wanted is None else [self.requests[i] for i in wanted]
@@ -103,7 +103,7 @@ class BatchRunner:
             array(index),
             array(y).astype(np.int32),
             array(torch.where(finite, scores.argmax(1), -1)).astype(np.int32),
-            array(torch.where(finite, margin.double(), torch.nan)),
+            array(torch.where(margin.isfinite(), margin.double(), torch.nan)),
             tuple(columns),
             hash=hashes(x),
             input=array(x.float()) if self.witnesses else None,

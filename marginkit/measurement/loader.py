@@ -29,9 +29,10 @@ class Loader:
 
     @staticmethod
     def of(data: Data, model: nn.Module, device: torch.device | str, workers: int = 0) -> Loader:
-        """In the precision of the model's parameters."""
+        """In the precision of the model's parameters, but no less than float32, which would round inputs."""
         dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
-        return Loader(data, device, next(dtypes, torch.float32), workers)
+        dtype = torch.promote_types(next(dtypes, torch.float32), torch.float32)
+        return Loader(data, device, dtype, workers)
 
     def __call__(self, groups: Iterable[Sequence[int]]) -> Iterator[Batch]:
         """(index, x, y) for each group, asked for as it is needed."""

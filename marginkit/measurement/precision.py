@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from marginkit.bounds.graph.graph import doubled
+from marginkit.activations import measuring
 from marginkit.errors import UsageError
+from marginkit.guard.answer import answer, original
+from marginkit.guard.casts import mark
+from marginkit.guard.precision import copied, in_float64
 from marginkit.kinds import Kind, Status
-from marginkit.logits import Labels, Scores, crossed, logit_margin
+from marginkit.logits import Labels, Scores, crossed, logit_margin, too_coarse
 from marginkit.methods.search.verification import LONGER, classify, is_adversarial, shorten
 from marginkit.methods.search.views import View
 from marginkit.norms import Vectors, column
@@ -43,9 +46,19 @@ class Models:
 
     def scores(self, x: Vectors) -> Scores:
         """The clean inputs' scores, as precisely as there are."""
-        with torch.no_grad():
-            scores: Scores = (self.judge or self.plain)(x)
-        return scores
+        with measuring(self.judge or self.plain, x, torch.zeros(len(x))) as given, torch.no_grad():
+            scores: Scores = answer(given.model, given.x)
+            double = in_float64(given.model, given.x, too_coarse(scores, scores.argmax(1)))
+            rows = double.rows.nonzero().squeeze(1)
+            return (
+                scores
+                if not len(rows)
+                else _finer(scores, rows, answer(double.model, given.x[rows].double()))
+            )
+
+
+def _finer(scores: Scores, rows: Tensor, finer: Scores) -> Scores:
+    return scores.double().index_copy(0, rows, finer)
 
 
 def in_precision(model: nn.Module, precision: str | None) -> Models:
@@ -56,16 +69,17 @@ def in_precision(model: nn.Module, precision: str | None) -> Models:
     Raises:
         UsageError: another precision than `Precision` has.
     """
+    model = original(model)
     if precision is None:
         return Models(model, model)
     if precision not in get_args(Precision):
         raise UsageError(f"no precision {precision!r}; choose from {', '.join(get_args(Precision))}")
-    judge = doubled(model)
+    judge = mark(copied(model).double().eval().requires_grad_(False), torch.float64)
     judge.register_forward_pre_hook(lambda _, inputs: tuple(x.double() for x in inputs))
     if precision == "float64":
-        exact = copy.deepcopy(model).double()
+        exact = mark(copied(model).double(), torch.float64)
         return Models(exact, exact, judge)
-    plain = copy.deepcopy(model).float()
+    plain = mark(copied(model).float(), torch.float32)
     return Models(plain, _autocast(plain) if precision == "bfloat16" else plain, judge)
 
 
@@ -76,14 +90,14 @@ def confirmed(judge: View, y: Labels, found: Bracket, again: Callable[[Tensor], 
     boundary; samples where none is found so are searched `again` (given their rows).
     """
     with torch.no_grad():
-        clean = classify(judge.model(judge.x), y)
+        clean = classify(answer(judge.model, judge.x), y)
     asked = clean == Status.OK
     first = _held(judge, y, found, asked)
     missing = (asked & ~first.upper.isfinite()).nonzero().squeeze(1)
     if len(missing):
         part = View(judge.model, judge.x[missing], judge.threat, judge.restore)
         retried = _held(part, y[missing], again(missing), asked[missing])
-        first = _placed(first, retried, missing)
+        first = first.placed(retried, missing)
     wrong = clean == Status.MISCLASSIFIED
     exhausted = torch.where(asked & ~first.upper.isfinite(), int(Status.EXHAUSTED), int(Status.OK))
     kept = torch.where(found.status == Status.ZERO_GRADIENT, found.status, exhausted)
@@ -119,7 +133,7 @@ def _held(judge: View, y: Labels, found: Bracket, asked: Tensor) -> Bracket:
     witness = torch.where(witness.isnan(), farther, witness)
     there = ~witness.isnan().flatten(1).any(1)
     with torch.no_grad():
-        scores = judge.model(torch.where(column(there, x), witness, x))
+        scores = answer(judge.model, torch.where(column(there, x), witness, x))
     holds = there & crossed(scores, y, 1.0)
     distance = threat.norm.length(witness.double() - x.double())
     return Bracket(
@@ -135,16 +149,6 @@ def _held(judge: View, y: Labels, found: Bracket, asked: Tensor) -> Bracket:
 def _stored(points: Tensor) -> Tensor:
     """As a table keeps them, in float32."""
     return points.float().to(points)
-
-
-def _placed(whole: Bracket, part: Bracket, rows: Tensor) -> Bracket:
-    """The bracket with some rows replaced."""
-    changed: dict[str, Any] = {}
-    for name in ("lower", "upper", "status", "rival", "witness"):
-        values = getattr(whole, name).clone()
-        values[rows] = getattr(part, name)
-        changed[name] = values
-    return replace(whole, **changed)
 
 
 def _autocast(model: nn.Module) -> nn.Module:
@@ -163,4 +167,4 @@ def _autocast(model: nn.Module) -> nn.Module:
         return scores.float()
 
     fast.forward = forward
-    return fast
+    return mark(fast, torch.bfloat16, casts=False)

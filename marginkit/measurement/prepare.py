@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from torch import nn
 
 from marginkit.activations import evaluating
+from marginkit.guard.answer import original
+from marginkit.guard.given import refuse_quantised
 from marginkit.measurement.precision import Models, in_precision
 
 
@@ -17,6 +19,9 @@ def prepared(model: nn.Module, device: str, dtype: str | None = None) -> Iterato
 
     Raises:
         UsageError: there is no such precision.
+        MarginkitError: the model is quantised.
     """
+    model = original(model)
+    refuse_quantised(model)
     with evaluating(model):
         yield in_precision(model.to(device), dtype)

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import measuring
 from marginkit.bounds.graph.graph import doubled, trace
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.bounds.relu.from_graph import chain
 from marginkit.bounds.relu.network import Chain
 from marginkit.bounds.relu.relaxation import Relaxation
 from marginkit.errors import UsageError
+from marginkit.guard.answer import answer
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
 from marginkit.methods.branch_and_bound.anytime import search
@@ -74,9 +75,12 @@ class Exact:
         """
         if self.solver == "milp" and threat.norm is L2:
             raise UsageError("solver=milp answers in L1 and Linf only: leave l2 away, or take solver=branch")
-        require_inside(x, threat)
-        with evaluating(model), torch.no_grad():
-            status = classify(model(x), y)
+        with measuring(model, x, y) as given, torch.no_grad():
+            model, x, y = given.model, given.x, given.y
+            if not len(x):
+                return Bracket.empty(x)
+            require_inside(x, threat)
+            status = classify(answer(model, x), y)
             right = status == Status.OK
             double, inputs, labels = doubled(model).cpu(), x.detach().double().cpu(), y.cpu()
             try:

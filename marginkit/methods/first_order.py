@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
-from marginkit.activations import capture, evaluating
+from marginkit.activations import Guarded, capture, measuring
+from marginkit.guard.precision import in_float64
 from marginkit.kinds import INPUT, Kind, Status
 from marginkit.layers import resolve_layers
-from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
+from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals, too_coarse
 from marginkit.methods.search.verification import classify
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Estimate, Threat
@@ -38,25 +40,51 @@ class FirstOrder:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Estimate:
         """One column a layer."""
-        threat.require_fit(x)
-        layers = resolve_layers(model, self.layers, x)
-        with evaluating(model):
-            scores, activations = capture(model, x, layers)
-            status = classify(scores, y)
-            rival = rivals(scores, y, self.top_k)
-            difference = differences(scores, y, rival)
-            lengths = [
-                torch.stack([_dual_length(threat, *pair) for pair in zip(layers, grads, strict=True)], 1)
-                for grads in gradients(difference, activations)
-            ]
-            every = linearised_distance(difference.detach().unsqueeze(2), torch.stack(lengths, 1))
-            distance, which = every.double().min(1)
+        with measuring(model, x, y) as given:
+            threat.require_fit(given.x)
+            layers = resolve_layers(given.model, self.layers, given.x)
+            if not len(given.x):
+                none = torch.zeros(0, len(layers), dtype=torch.float64, device=given.x.device)
+                return Estimate(none, layers, none.long(), none.long(), given.note)
+            return self._estimate(given, threat, layers)
+
+    def _estimate(self, given: Guarded, threat: Threat, layers: tuple[str, ...]) -> Estimate:
+        y = given.y
+        scores, activations = capture(given.model, given.x, layers)
+        status = classify(scores, y)
+        rival = rivals(scores, y, self.top_k)
+        difference = differences(scores, y, rival)
+        lengths = [
+            torch.stack([_dual_length(threat, *pair) for pair in zip(layers, grads, strict=True)], 1)
+            for grads in gradients(difference, activations)
+        ]
+        every = linearised_distance(difference.detach().unsqueeze(2), torch.stack(lengths, 1))
+        distance, which = every.double().min(1)
         learned = torch.where(distance.isinf(), int(Status.EXHAUSTED), int(Status.OK))
-        return Estimate(
+        found = Estimate(
             distance=torch.where((status == Status.NONFINITE).unsqueeze(1), torch.nan, distance),
             layers=layers,
             rival=rival.gather(1, which),
             status=torch.where((status == Status.OK).unsqueeze(1), learned, status.unsqueeze(1)),
+            note=given.note,
+        )
+        return self._finer(
+            given, threat, found, too_coarse(scores.detach(), y) & (status != Status.NONFINITE)
+        )
+
+    def _finer(self, given: Guarded, threat: Threat, found: Estimate, coarse: Bool[Tensor, "n"]) -> Estimate:
+        """The same, with samples in float64 whose scores leave rounding too large a share of the margin."""
+        double = in_float64(given.model, given.x, coarse)
+        rows = double.rows.nonzero().squeeze(1)
+        if not len(rows):
+            return replace(found, note="; ".join(note for note in (found.note, double.note) if note))
+        part = Guarded(double.model, given.x[rows].double(), given.y[rows])
+        finer = self._estimate(part, threat, found.layers)
+        return replace(
+            found,
+            distance=found.distance.index_copy(0, rows, finer.distance),
+            rival=found.rival.index_copy(0, rows, finer.rival),
+            status=found.status.index_copy(0, rows, finer.status),
         )
 
 

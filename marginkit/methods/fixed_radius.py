@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from marginkit.activations import capture, evaluating
+from marginkit.activations import capture, measuring
 from marginkit.errors import UsageError
 from marginkit.kinds import INPUT, Kind, Status
 from marginkit.logits import Labels
@@ -137,7 +138,10 @@ def _at_radii(
         return found
 
     answer = bracket(model, x, y, threat, search)
-    stuck = (answer.status == Status.EXHAUSTED) & _flat(model, x, goals[objective](y))
+    failed = answer.status == Status.EXHAUSTED
+    if not failed.any():
+        return answer
+    stuck = failed & _flat(model, x, y, goals[objective])
     return replace(answer, status=torch.where(stuck, int(Status.ZERO_GRADIENT), answer.status))
 
 
@@ -153,9 +157,9 @@ def _random(x: Vectors, threat: Threat, radius: float, seed: int) -> Vectors:
     return along(radius / threat.norm.length(direction), direction)
 
 
-def _flat(model: nn.Module, x: Vectors, goal: Objective) -> Bool[Tensor, "n"]:
-    with evaluating(model):
-        scores, here = capture(model, x, (INPUT,))
+def _flat(model: nn.Module, x: Vectors, y: Labels, goal: Callable[[Labels], Objective]) -> Bool[Tensor, "n"]:
+    with measuring(model, x, y) as given:
+        scores, here = capture(given.model, given.x, (INPUT,))
         everyone = torch.arange(len(x), device=x.device)
-        (gradient,) = torch.autograd.grad(goal(scores, everyone).sum(), here, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(goal(given.y)(scores, everyone).sum(), here, materialize_grads=True)
     return gradient.flatten(1).abs().amax(1) == 0

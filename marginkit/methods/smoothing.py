@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from scipy import stats
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import measuring
+from marginkit.guard.answer import answer
 from marginkit.kinds import Kind, Status
-from marginkit.logits import Labels
+from marginkit.logits import Labels, answered
 from marginkit.methods.search.verification import classify
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
@@ -51,14 +52,17 @@ class Smoothing:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """Brackets [radius, inf] of the smoothed classifier; [0, 0] where it answers another class."""
-        threat.require_fit(x)
-        with evaluating(model), torch.no_grad():
-            nonfinite = classify(model(x), y) == Status.NONFINITE
+        with measuring(model, x, y) as given, torch.no_grad():
+            model, x, y = given.model, given.x, given.y
+            threat.require_fit(x)
+            if not len(x):
+                return Bracket.empty(x)
+            nonfinite = classify(answer(model, x), y) == Status.NONFINITE
             found = [self._sample(model, one) for one in x]
-        answered = torch.tensor([answer for answer, _ in found], dtype=torch.long, device=x.device)
+        chosen = torch.tensor([top for top, _ in found], dtype=torch.long, device=x.device)
         radius = torch.tensor([length for _, length in found], dtype=torch.float64, device=x.device)
         status = torch.full_like(y, int(Status.OK))
-        status[answered != y] = int(Status.MISCLASSIFIED)
+        status[chosen != y] = int(Status.MISCLASSIFIED)
         status[radius == 0] = int(Status.ABSTAINED)
         status[nonfinite] = int(Status.NONFINITE)
         wrong = status == Status.MISCLASSIFIED
@@ -67,7 +71,8 @@ class Smoothing:
             lower=torch.where(status == Status.OK, radius * scale, 0.0),
             upper=torch.where(wrong, 0.0, torch.inf).double(),
             status=status,
-            rival=torch.where(wrong, answered, -1),
+            rival=torch.where(wrong, chosen, -1),
+            note=given.note,
         )
 
     def _sample(self, model: nn.Module, x: Float[Tensor, "*d"]) -> tuple[int, float]:
@@ -86,8 +91,8 @@ class Smoothing:
         votes = torch.zeros((), dtype=torch.long, device=x.device)
         for done in range(0, n, self.at_once):
             size = (min(self.at_once, n - done), *x.shape)
-            scores = model(x + self.sigma * torch.randn(size, generator=generator).to(x))
-            won = scores.argmax(1)[scores.isfinite().all(1)]
+            scores = answer(model, x + self.sigma * torch.randn(size, generator=generator).to(x))
+            won = scores.argmax(1)[answered(scores)]
             votes = votes + torch.bincount(won, minlength=scores.shape[1])
         return votes
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from marginkit.errors import MethodError, UsageError
+from marginkit.guard.answer import answer
 from marginkit.kinds import Kind
 from marginkit.logits import Labels
 from marginkit.methods.search.verification import bracket
@@ -82,7 +83,7 @@ class _Scaled(nn.Module):
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        scores: Tensor = self.model(self.low + self.width * x)
+        scores: Tensor = answer(self.model, self.low + self.width * x)
         return scores
 
 

@@ -17,6 +17,7 @@ from marginkit.data.sources import load
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.atomic import sha256
 from marginkit.files.untrusted import refuse_path
+from marginkit.guard.answer import answer
 from marginkit.models.architectures import Normalize
 from marginkit.models.checkpoint import Checkpoint, describe, read_state
 from marginkit.models.checkpoint import load as load_checkpoint
@@ -221,16 +222,16 @@ def _check_fits(model: nn.Module, data: Data, spec: str) -> None:
         positions = [i % len(data) for i in range(count)]
         try:
             with evaluating(model), torch.no_grad():
-                scores = model(data.inputs(positions).to(like))
+                scores = answer(model, data.inputs(positions).to(like))
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise MarginkitError(
                 f"{spec} does not take {count} inputs of shape {list(data.shape)} from {data.name}: {reason}"
             ) from error
         if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != count:
-            answer = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise MarginkitError(
-                f"{spec} answers {answer} for {count} inputs; expected logits of shape [{count}, classes]"
+                f"{spec} answers {found} for {count} inputs; expected logits of shape [{count}, classes]"
             )
         if scores.shape[1] <= int(data.labels.max()):
             raise MarginkitError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from marginkit.logits import Scores
+from marginkit.guard.answer import answer
+from marginkit.guard.precision import in_float64, precise
+from marginkit.logits import Scores, gap, logit_margin, too_coarse
 from marginkit.reliability.probe import Probe, share
 
 REPEATS = 4
@@ -45,6 +47,18 @@ def probabilities(p: Probe) -> float:
     return share(((scores >= 0) & (scores <= 1)).all(1))
 
 
+def imprecise(p: Probe) -> float:
+    """Looks at the clean scores, in the precision that searches have."""
+    given = precise(p.model, p.x)
+    scores = _scores(p, given.x)
+    margin, rival = logit_margin(scores, p.y)
+    coarse = too_coarse(scores, p.y)
+    finer = given.rough is None and bool(in_float64(given.model, given.x, coarse).rows.equal(coarse))
+    digits = torch.finfo(given.rough or scores.dtype).eps / torch.finfo(scores.dtype).eps
+    rounding = digits * gap(scores, p.y, rival.unsqueeze(1)).squeeze(1) / margin.abs()
+    return float(torch.where(coarse & finer, 0, rounding).double().quantile(0.5))
+
+
 def _learns(module: nn.Module) -> bool:
     if not isinstance(module, nn.modules.batchnorm._BatchNorm | nn.Dropout):
         return False
@@ -53,7 +67,7 @@ def _learns(module: nn.Module) -> bool:
 
 def _scores(p: Probe, x: Tensor) -> Scores:
     with torch.no_grad():
-        return p.model(x)  # type: ignore[no-any-return]
+        return answer(p.model, x)
 
 
 def _change(a: Scores, b: Scores) -> float:

@@ -16,6 +16,7 @@ from marginkit.activations import evaluating
 from marginkit.data.dataset import Data
 from marginkit.errors import UsageError
 from marginkit.events import OnEvent, Progress, unheard
+from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT, Kind
 from marginkit.methods.asked import Asked
 from marginkit.methods.torchattacks import TorchAttack
@@ -36,6 +37,7 @@ PROBES: dict[str, Callable[[Probe], Figure]] = {
     "batch-statistics": behaviour.batch_statistics,
     "probabilities": behaviour.probabilities,
     "missing-classes": behaviour.missing_classes,
+    "imprecise": behaviour.imprecise,
     "no-gradient": gradients.no_gradient,
     "misleading-gradient": gradients.misleading_gradient,
     "optimistic-first-order": gradients.optimistic_first_order,
@@ -123,7 +125,9 @@ def _searched(table: MarginTable, asked: Asked) -> list[Column]:
 def _probe(table: MarginTable, model: nn.Module, data: Data, asked: Asked, seed: int, steps: _Steps) -> Probe:
     methods = asked.methods
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    x = data.inputs(table.index.tolist()).to(like)
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    given = precise(model, data.inputs(table.index.tolist()).to(like.device, dtype))
+    model, x = given.model, given.x
     y = torch.from_numpy(table.label.astype(np.int64)).to(like.device)
     upper = _searched(table, asked)
     known = {c.norm: ends(table, c.norm) for c in upper}
@@ -186,5 +190,6 @@ BEFORE_ANY_SEARCH = (
     "batch-statistics",
     "probabilities",
     "missing-classes",
+    "imprecise",
     "no-gradient",
 )

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from marginkit.guard.answer import answer
 from marginkit.logits import differences
 from marginkit.methods.first_order import FirstOrder
 from marginkit.methods.search.linearisation import linearise
@@ -36,7 +37,9 @@ def misleading_gradient(p: Probe) -> float:
     moved = p.threat.clip(x, x + step)
     said = -dot(gradient, moved - x)
     with torch.no_grad():
-        fell = (differences(p.model(x), y, rival) - differences(p.model(moved), y, rival)).squeeze(1)
+        fell = (
+            differences(answer(p.model, x), y, rival) - differences(answer(p.model, moved), y, rival)
+        ).squeeze(1)
     said, fell = said[said > 0], fell[said > 0]
     return 1 - share((fell >= HONEST[0] * said) & (fell <= HONEST[1] * said))
 

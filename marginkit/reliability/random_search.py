@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from marginkit.guard.answer import answer
 from marginkit.logits import Labels, crossed, logit_margin
 from marginkit.norms import L1, LINF, Vectors, along
 from marginkit.types import Threat
@@ -58,7 +59,7 @@ class RandomSearch:
                 height = 2 * radius * (1 if threat.norm is LINF else _height(threat, window))
                 candidate = threat.norm.project(delta + along(height, window.expand_as(x)), radius, low, high)
             with torch.no_grad():
-                scores = model(threat.clip(x, x + candidate))
+                scores = answer(model, threat.clip(x, x + candidate))
             margin = logit_margin(scores, y)[0]
             better = margin < best
             delta, best = torch.where(_like(better, x), candidate, delta), torch.where(better, margin, best)

@@ -74,6 +74,13 @@ CHECKS: dict[str, Check] = {
         "data sorted by class begin with few of them: take --limit in place of --first",
         CARLINI,
     ),
+    "imprecise": Check(
+        "median of the lead that rounding calls for at the boundary, over the logit margin",
+        0.01,
+        "scores have so few digits that distances come out too long",
+        "give the model in float32, or take the large constant off its scores",
+        "arXiv 2106.09947",
+    ),
     "no-gradient": Check(
         "share of samples at which the logit margin's gradient is exactly zero, or not finite",
         0,

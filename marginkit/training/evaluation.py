@@ -14,6 +14,7 @@ from marginkit.activations import evaluating
 from marginkit.data.dataset import Bounds, Data, Source, batches, refuse_empty
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
+from marginkit.guard.answer import answer
 from marginkit.logits import right
 from marginkit.models.checkpoint import Checkpoint
 from marginkit.models.loading import Loading, load_subject
@@ -56,7 +57,7 @@ def accuracy(
             noisy = x
             if sigma:
                 noisy = _clip(x + sigma * _noise(index.tolist(), data.shape, seed), bounds)
-            correct += int(right(model(noisy.to(device)).cpu(), y).sum())
+            correct += int(right(answer(model, noisy.to(device)).cpu(), y).sum())
     return correct / len(data)
 
 

@@ -21,6 +21,7 @@ from marginkit.distributed import ALONE, Ranks, find_device
 from marginkit.errors import MarginkitError
 from marginkit.events import EpochDone, OnEvent, tracked, unheard
 from marginkit.files.atomic import replacing
+from marginkit.guard.answer import answer
 from marginkit.logits import right
 from marginkit.losses import LOSSES, Loss, Scheduled
 from marginkit.methods.first_order import FirstOrder
@@ -214,7 +215,7 @@ class _Run:
             for _, x, y in self._batches(held_out, "validating", split=False):
                 x, y = x.to(self.device), y.to(self.device)
                 with torch.no_grad():
-                    correct += int(right(model(x), y).sum())
+                    correct += int(right(answer(model, x), y).sum())
                 if sum(map(len, margins)) < 1000:
                     margins.append(FirstOrder(layers=("input",))(model, x, y, Threat(L2)).distance[:, 0])
         return {

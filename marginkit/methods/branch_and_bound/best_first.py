@@ -13,7 +13,7 @@ from torch import Tensor
 from marginkit.bounds.relu.branching_rule import chosen
 from marginkit.bounds.relu.relaxation import Relaxation
 from marginkit.bounds.relu.subproblems import Nodes, Planes
-from marginkit.logits import gap, rivals
+from marginkit.logits import crossed, gap, rivals
 from marginkit.methods.search.polytope import Region
 
 BATCH, PARTS = 64, 1_000_000  # parts that are halved at a time, and in all
@@ -172,10 +172,7 @@ class Search:
             if length >= self.upper:
                 return
             _, scores = self.relaxation.chain.hidden(moved)
-            label = self.relaxation.label
-            others = scores[0].clone()
-            others[label] = -torch.inf
-            if float(others.amax() - scores[0, label]) > SLACK * float(gap(scores)):
+            if crossed(scores, torch.tensor([self.relaxation.label]), SLACK):
                 self.upper, self.point = length, moved[0]
                 return
 
@@ -187,7 +184,9 @@ class Search:
         side = sign[units]
         base = chain.units
         rows = torch.cat([(normal[base + rival] - normal[base + label])[None], side[:, None] * normal[units]])
-        slack = (SLACK + 0.5) * float(gap(offset[None, base:]))
+        slack = (SLACK + 0.5) * float(
+            gap(offset[None, base:], torch.tensor([label]), torch.tensor([[rival]]))
+        )
         level = torch.cat(
             [(slack + offset[base + label] - offset[base + rival])[None], -side * offset[units]]
         )

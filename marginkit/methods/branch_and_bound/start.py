@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import evaluating, measuring
+from marginkit.guard.answer import answer
 from marginkit.kinds import Status
 from marginkit.logits import Labels
 from marginkit.methods.crown import Crown
@@ -72,8 +73,8 @@ def _found(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Ten
 
 def verified(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors) -> Bracket:
     """The bracket of witnesses that come from elsewhere."""
-    with torch.no_grad():
-        right = classify(model(x), y) == Status.OK
+    with measuring(model, x, y) as given, torch.no_grad():
+        right = classify(answer(given.model, given.x), y) == Status.OK
     return bracket(model, x, y, threat, lambda *_: witness[right])
 
 

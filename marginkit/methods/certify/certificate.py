@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import measuring
 from marginkit.bounds.graph.graph import Graph, doubled, trace
 from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.guard.answer import answer
 from marginkit.kinds import Status
 from marginkit.logits import Labels, logit_margin
 from marginkit.methods.search.verification import classify, require_inside
@@ -34,25 +35,29 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
         Brackets [radius, inf]. Where the model has an operation without bounds all are [0, inf] with status
         UNSUPPORTED, and the note names it.
     """
-    require_inside(x, threat)
-    with evaluating(model), torch.no_grad():
-        scores = model(x)
+    with measuring(model, x, y) as given, torch.no_grad():
+        model, x, y = given.model, given.x, given.y
+        if not len(x):
+            return Bracket.empty(x)
+        require_inside(x, threat)
+        scores = answer(model, x)
         status = classify(scores, y)
         wrong = status == Status.MISCLASSIFIED
         radius = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         rival = torch.where(wrong, logit_margin(scores, y)[1], -1)
         sought = (status == Status.OK).nonzero().squeeze(1)
-        note = ""
+        note, unsupported = given.note, False
         try:
             if len(sought):
                 inputs = x[sought].detach().double()
                 graph = trace(doubled(model), inputs)
                 still = logit_margin(graph(inputs), y[sought])[0] > 0
                 sought, inputs = sought[still], inputs[still]
-                radius[sought], rival[sought] = certify(graph, inputs, y[sought], threat)
+                if len(sought):
+                    radius[sought], rival[sought] = certify(graph, inputs, y[sought], threat)
         except Unsupported as found:
-            note = f"no bounds for {found}"
-    unproved = int(Status.UNSUPPORTED if note else Status.EXHAUSTED)
+            note, unsupported = f"no bounds for {found}", True
+    unproved = int(Status.UNSUPPORTED if unsupported else Status.EXHAUSTED)
     return Bracket(
         lower=radius * (1 - ROUNDING),
         upper=torch.where(wrong, 0.0, torch.inf).double(),

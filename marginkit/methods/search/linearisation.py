@@ -21,7 +21,7 @@ def linearise(
     rival = rivals(scores, y, top_k)
     difference = differences(scores, y, rival)
     gradient = torch.stack([g for (g,) in gradients(difference, activations)], 1)
-    return rival, difference.detach() + 2 * gap(scores.detach()).unsqueeze(1), gradient
+    return rival, difference.detach() + 2 * gap(scores.detach(), y, rival), gradient
 
 
 def steps_to_boundaries(

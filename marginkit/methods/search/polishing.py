@@ -72,7 +72,7 @@ def _regions(
     sign = torch.where(values >= 0, 1.0, -1.0)
     sign[:, 0] = 1
     wanted = torch.zeros_like(values)
-    wanted[:, 0] = 2 * gap(scores.detach()).double()
+    wanted[:, 0] = 2 * gap(scores.detach(), y, rival).squeeze(1).double()
     normal = sign.unsqueeze(2) * jacobian
     moved = (point - x).flatten(1).double()
     level = wanted - sign * values + (normal @ moved.unsqueeze(2)).squeeze(2)

@@ -100,9 +100,9 @@ def refine(
         best[better], shortest[better] = length[better], delta[better]
         if step == steps:
             break
-        margin, _ = logit_margin(scores, y)
+        margin, rival = logit_margin(scores, y)
         (gradient,) = torch.autograd.grad(margin.sum(), activations, materialize_grads=True)
-        rise = margin.detach() + 2 * gap(scores.detach())
+        rise = margin.detach() + 2 * gap(scores.detach(), y, rival.unsqueeze(1)).squeeze(1)
         change = _change(rise, -dot(gradient, delta), over, best.isinf(), heat)
         radius = torch.minimum(torch.minimum(radius, best) * change, best)
         delta = delta - along(attempts.rate * heat * radius, _direction(norm, gradient, attempts.across))

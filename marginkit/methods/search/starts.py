@@ -147,9 +147,10 @@ def _walk(model: nn.Module, x: Vectors, y: Labels, threat: Threat, linear: Linea
         witness[active[over]] = here[over]
         if over.all():
             break
-        margin = differences(scores, y[active], target[active].unsqueeze(1)).squeeze(1)
+        labels, rival = y[active], target[active].unsqueeze(1)
+        margin = differences(scores, labels, rival).squeeze(1)
         (gradient,) = torch.autograd.grad(margin.sum(), activations, materialize_grads=True)
-        drop = (margin.detach() + 2 * gap(scores.detach()))[~over]
+        drop = (margin.detach() + 2 * gap(scores.detach(), labels, rival).squeeze(1))[~over]
         active, here, gradient = active[~over], here[~over], gradient[~over]
     return witness
 

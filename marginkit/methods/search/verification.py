@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from marginkit.activations import evaluating
+from marginkit.activations import measuring
 from marginkit.errors import MarginkitError
+from marginkit.guard.answer import answer
+from marginkit.guard.precision import in_float64
 from marginkit.kinds import Status
-from marginkit.logits import Labels, check_scores, crossed, logit_margin
+from marginkit.logits import Labels, Scores, answered, check_scores, crossed, logit_margin, too_coarse
 from marginkit.norms import Vectors, along, column
 from marginkit.types import Bracket, Threat
 
+FARTHER = (1 + 2**-12, 1 + 2**-10, 1 + 2**-8, 1 + 2**-6)  # displacements of what falls to rounding
 LONGER = (0.9, 0.95, 1.0, 1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0, 3.0)
 WitnessSearch = Callable[[nn.Module, Tensor, Tensor, Threat], Tensor]
 
 
 def classify(scores: Tensor, y: Labels) -> Int[Tensor, "n"]:
-    """The `Status` of the clean samples: OK, MISCLASSIFIED (ties included) or NONFINITE."""
+    """The `Status` of the clean samples: OK, MISCLASSIFIED (ties included) or NONFINITE (no class)."""
     check_scores(scores, y)
     margin, _ = logit_margin(scores, y)
     status = torch.where(margin > 0, int(Status.OK), int(Status.MISCLASSIFIED))
-    return torch.where(scores.isfinite().all(1), status, int(Status.NONFINITE))
+    return torch.where(answered(scores), status, int(Status.NONFINITE))
 
 
 def is_adversarial(model: nn.Module, x: Vectors, y: Labels) -> Bool[Tensor, "n"]:
     """Which samples the model misclassifies by more than rounding."""
     with torch.no_grad():
-        return crossed(model(x), y)
+        return crossed(answer(model, x), y)
 
 
 def require_inside(x: Vectors, threat: Threat) -> None:
@@ -52,34 +56,60 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Wit
         threat: norm, box and mask.
         search: (model, x, y, threat) -> adversarial inputs, NaN rows where none was found.
     """
-    require_inside(x, threat)
-    if not torch.allclose(threat.on_grid(x), x, rtol=0, atol=1e-5):
-        raise MarginkitError(
-            f"the inputs are not on the grid of {threat.levels} steps in [{threat.low}, {threat.high}] that"
-            " witnesses shall lie on: leave the rounding (--quantize) away, or give data that was not resized"
-        )
-    with evaluating(model):
-        with torch.no_grad():
-            status = classify(model(x), y)
-        witness = torch.full_like(x, torch.nan)
-        witness[status == Status.MISCLASSIFIED] = x[status == Status.MISCLASSIFIED]
-        sought = status == Status.OK
-        if sought.any():
-            found = search(model, x[sought].detach(), y[sought], threat).detach()
-            witness[sought] = rounded_to_grid(model, x[sought], y[sought], threat, found)
-        return _verified(model, x, y, threat, witness, status)
+    with measuring(model, x, y) as given:
+        x, note = given.x, given.note
+        if not len(x):
+            return Bracket.empty(x)
+        require_inside(x, threat)
+        if not torch.allclose(threat.on_grid(x), x, rtol=0, atol=1e-5):
+            raise MarginkitError(
+                f"the inputs are not on the grid of {threat.levels} steps in [{threat.low}, {threat.high}]"
+                " that witnesses shall lie on: leave the rounding (--quantize) away, or give data that was"
+                " not resized"
+            )
+        found = _searched(given.model, x, given.y, threat, search)
+        return replace(found, note="; ".join(part for part in (note, found.note) if part))
+
+
+def _searched(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: WitnessSearch) -> Bracket:
+    """The bracket; samples whose scores leave too much of the margin to rounding are searched in float64."""
+    with torch.no_grad():
+        scores = answer(model, x)
+        status = classify(scores, y)
+    double = in_float64(model, x, (status != Status.NONFINITE) & too_coarse(scores, y))
+    witness = torch.full_like(x, torch.nan)
+    witness[status == Status.MISCLASSIFIED] = x[status == Status.MISCLASSIFIED]
+    sought = (status == Status.OK) & ~double.rows
+    if sought.any():
+        found = search(model, x[sought].detach(), y[sought], threat).detach()
+        witness[sought] = rounded_to_grid(model, x[sought], y[sought], threat, found)
+    verified = _verified(model, x, y, threat, witness, status)
+    rows = double.rows.nonzero().squeeze(1)
+    if not len(rows):
+        return replace(verified, note=double.note)
+    return verified.placed(_searched(double.model, x[rows].double(), y[rows], threat, search), rows)
 
 
 def _verified(
     model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vectors, status: Int[Tensor, "n"]
 ) -> Bracket:
-    """Judges the witnesses as stored: inside the box, and misclassified in a pass at another batch size."""
-    given = ~witness.isnan().flatten(1).any(1)
-    witness = torch.where(column(given, x), threat.clip(x, witness), torch.nan)
-    with torch.no_grad():
-        tried = torch.where(column(given, x), witness, x)
-        scores = torch.cat([model(part) for part in _regroup(tried)])[: len(x)]
-    holds = (status == Status.OK) & given & crossed(scores, y, 1.0)
+    """Judges the witnesses as stored: inside the box, and misclassified in a pass at another batch size.
+
+    One that falls to rounding there is taken a hair farther.
+    """
+    given = (status == Status.OK) & ~witness.isnan().flatten(1).any(1)
+    witness = torch.where(column(given, x), threat.clip(x, witness), witness)
+    scores = _once_more(model, torch.where(column(given, x), witness, x))
+    holds = given & crossed(scores, y, 1.0)
+    for share in FARTHER if threat.levels is None else ():
+        lost = (given & ~holds).nonzero().squeeze(1)
+        lost = lost[is_adversarial(model, witness[lost], y[lost])] if len(lost) else lost
+        if not len(lost):
+            break
+        point = threat.clip(x[lost], x[lost] + share * (witness[lost] - x[lost]))
+        scores[lost] = _once_more(model, point)
+        over = crossed(scores[lost], y[lost], 1.0)
+        witness[lost[over]], holds[lost[over]] = point[over], True
     clean = status == Status.MISCLASSIFIED
     distance = threat.norm.length(witness.double() - x.double())
     return Bracket(
@@ -121,6 +151,11 @@ def rounded_to_grid(
             better = (length < least[given]) & is_adversarial(model, point, labels)
             least[given[better]], best[given[better]] = length[better], point[better]
     return best
+
+
+def _once_more(model: nn.Module, x: Vectors) -> Scores:
+    with torch.no_grad():
+        return torch.cat([answer(model, part) for part in _regroup(x)])[: len(x)]
 
 
 def _regroup(x: Vectors) -> tuple[Tensor, ...]:

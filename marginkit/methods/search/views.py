@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from marginkit.activations import capture, evaluating
 from marginkit.errors import MarginkitError, UsageError
+from marginkit.guard.answer import answer, original
+from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT
 from marginkit.norms import L2, Vectors
 from marginkit.types import Threat
@@ -48,6 +50,8 @@ def at_layer(model: nn.Module, x: Vectors, threat: Threat, layer: str) -> View:
     if layer == INPUT:
         return at_input(model, x, threat)
     with evaluating(model), torch.no_grad():
+        better = precise(original(model), x)
+        model, x = better.model, better.x
         _, (activation,) = capture(model, x, (layer,))
     moving = activation.detach().flatten(1)
     return _joint(_FromLayer(model, layer, activation.shape[1:], x.shape[1:]), moving, x, threat)
@@ -97,7 +101,7 @@ class _FromLayer(nn.Module):
         module = self.model.get_submodule(self.layer)
         hook = module.register_forward_hook(lambda *_: activation.clone())  # what follows may work in place
         try:
-            scores: Tensor = self.model(_own(joint, self.shape))
+            scores: Tensor = answer(self.model, _own(joint, self.shape))
         finally:
             hook.remove()
         return scores
@@ -111,7 +115,7 @@ class _Within(nn.Module):
     def forward(self, joint: Tensor) -> Tensor:
         own = _own(joint, self.basis.shape[1:])
         moved = joint[:, : len(self.basis)] @ self.basis.flatten(1)
-        scores: Tensor = self.model(own + moved.view_as(own))
+        scores: Tensor = answer(self.model, own + moved.view_as(own))
         return scores
 
 
