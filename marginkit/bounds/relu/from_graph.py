@@ -76,6 +76,12 @@ class _Layers:
         shape = value.constant.shape[1:]
         return Value(torch.zeros_like(value.constant), {len(self.slopes): eye.view(-1, *shape)})
 
+    def bent(self, value: Value, slope: float) -> Value:
+        """max(value, slope value); below 0 its slope makes it slope value + (1 - slope) relu(value)."""
+        if slope >= 0:
+            return self.rectified(value, slope)
+        return value.map(lambda part: slope * part).plus(self.rectified(value, 0.0), 1 - slope)
+
     def pooled(self, value: Value, pool: MaxPool, shape: Shape) -> Value:
         """The largest of each window, by max(a, b) = b + relu(a - b) in as many rounds as it takes."""
         image = value.constant.shape[1:]
@@ -106,7 +112,7 @@ def chain(graph: Graph, units: int = UNITS) -> Chain:
     for node in graph.nodes[1:]:
         inputs = [values[i] for i in node.inputs]
         if isinstance(node.op, Rectifier):
-            values.append(layers.rectified(inputs[0], node.op.negative))
+            values.append(layers.bent(inputs[0], node.op.negative))
         elif isinstance(node.op, MaxPool):
             values.append(layers.pooled(inputs[0], node.op, node.shape))
         elif affine(node.op):
