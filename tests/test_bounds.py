@@ -175,7 +175,8 @@ def activation(name: str) -> nn.Module:
     return {
         "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.1), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(),
         "gelu": nn.GELU(), "gelu-tanh": nn.GELU(approximate="tanh"), "silu": nn.SiLU(),
-        "abs": nn.LeakyReLU(-1), "steep": nn.LeakyReLU(-2.5), "softplus": nn.Softplus(), "softplus-3": nn.Softplus(3), "elu": nn.ELU(),
+        "abs": nn.LeakyReLU(-1), "steep": nn.LeakyReLU(-2.5), "softplus": nn.Softplus(),
+        "softplus-3": nn.Softplus(3), "elu": nn.ELU(),
         "celu-0.5": nn.CELU(0.5), "softplus-jump": nn.Softplus(1, 2),
     }[name]  # fmt: skip
 

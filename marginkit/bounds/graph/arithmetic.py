@@ -142,7 +142,7 @@ def largest(sign: int, call: Call) -> int:
 
 def clamped(low: str, high: str, call: Call, **defaults: Any) -> int:
     """Between two constants, of which one may be missing; the names are those of the options."""
-    found = call.options(**(defaults or {low: None, high: None}))
+    found = call.options(**(defaults or dict.fromkeys(filter(None, (low, high)))))
     return limited(call, call.x, found.get(low), found.get(high))
 
 

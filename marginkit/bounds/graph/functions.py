@@ -20,12 +20,13 @@ def _named(rule: Callable[[Call], int]) -> Rule:
     return lambda function, call: rule(call)
 
 
-_SAME = """flatten reshape view squeeze unsqueeze contiguous clone unflatten detach ravel to double float
-    type_as view_as reshape_as positive requires_grad data alias"""
-_DROPOUT = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout"
-_MOVED = """permute transpose t movedim moveaxis swapaxes swapdims flip roll getitem select narrow
-    index_select chunk split unbind tensor_split pixel_shuffle pixel_unshuffle channel_shuffle T mT pad repeat tile"""
-_JOINED = "cat concat concatenate stack hstack vstack dstack where masked_fill"
+_SAME = """flatten reshape view squeeze unsqueeze contiguous clone unflatten detach to double float
+    type_as view_as reshape_as positive requires_grad data"""
+_DROPOUT = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"
+_MOVED = """permute transpose movedim moveaxis swapaxes swapdims flip roll getitem select narrow
+    index_select chunk split unbind tensor_split pixel_shuffle pixel_unshuffle channel_shuffle
+    mT pad repeat tile"""
+_JOINED = "cat concat concatenate stack hstack dstack where masked_fill"
 _AVERAGED = """mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
     adaptive_avg_pool3d"""
 
@@ -71,7 +72,6 @@ FUNCTIONS: dict[str, Rule] = {
     "gelu": _named(act.gelu),
     "softplus": _named(act.soft_plus),
     "log_sigmoid": _named(act.log_sigmoid),
-    "logsigmoid": _named(act.log_sigmoid),
     "elu": _named(act.elu),
     "selu": _named(act.selu),
     "celu": _named(act.celu_),

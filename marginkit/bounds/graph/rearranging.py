@@ -6,11 +6,10 @@ from collections.abc import Callable
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.call import Call, Symbol, positive, symbols
-from marginkit.bounds.graph.ops import Reshape
+from marginkit.bounds.graph.ops import Positive, Reshape, Scale
 
 
 def same(call: Call) -> int:
@@ -19,11 +18,6 @@ def same(call: Call) -> int:
         raise call.unsupported("it moves entries between samples")
     source = call.inputs[0]
     return source if call.shape == call.shapes[0] else call.last(Reshape(call.shape), source)
-
-
-def same_numbers(call: Call) -> int:
-    """What changes the number type or the device at most, and does neither here."""
-    return same(call)
 
 
 def rearranged(function: Any, call: Call) -> int:
@@ -38,7 +32,9 @@ def averaged(function: Any, call: Call) -> int:
 
 def expanded(function: Any, call: Call) -> int:
     """Repeated along axes of length one."""
-    return positive(lambda x: x.expand(len(x), *call.shape), 0, call)
+    if len(call.shapes[0]) != len(call.shape):
+        raise call.unsupported("which adds a dimension")
+    return call.last(Positive(lambda x: x.expand(len(x), *call.shape), 0), call.inputs[0])
 
 
 def joined(function: Any, call: Call) -> int:
@@ -82,8 +78,7 @@ def replaced(call: Call) -> int:
     """x.copy_(value), fill_ and zero_."""
     new = call.args[1] if len(call.args) > 1 else 0.0
     if not isinstance(new, Symbol):
-        shift = call.constant(new)
-        return positive(lambda x: torch.zeros_like(x) + shift, 0, call)
+        return call.last(Scale(call.value.new_zeros(()), call.constant(new)), call.inputs[0])
     if call.builder.nodes[new.position].shape == call.shape:
         return new.position
     return positive(lambda *inputs: inputs[-1].expand(len(inputs[-1]), *call.shape), 0, call)

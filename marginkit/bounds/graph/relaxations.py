@@ -41,9 +41,10 @@ class Sloped:
 
 def inner(a: Tensor, values: Tensor) -> Tensor:
     """Coefficients [b, rows, *shape] times values [n, *shape]: [n, rows], or [b, rows] of one n."""
+    a, values = a.reshape(*a.shape[:2], -1), values.reshape(len(values), -1)
     if len(a) == 1:
-        return values.flatten(1) @ a[0].flatten(1).T
-    return (a.flatten(2) @ values.flatten(1).unsqueeze(2)).squeeze(2)
+        return values @ a[0].T
+    return (a @ values.unsqueeze(2)).squeeze(2)
 
 
 @dataclass(frozen=True)

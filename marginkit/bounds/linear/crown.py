@@ -85,7 +85,7 @@ class Propagation:
 
     def _tightened(self, known: _Known, i: int) -> Interval:
         """The interval met with the one that linear functions give, where that can matter."""
-        low, high = (end.flatten(1) for end in known.intervals[i])
+        low, high = (end.reshape(len(end), -1) for end in known.intervals[i])
         matters = torch.full_like(low, self.same, dtype=torch.bool) | (low < high)
         if self.same:  # the published bound meets no intervals, and a tighter one can end up looser
             low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
