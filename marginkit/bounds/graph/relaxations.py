@@ -41,7 +41,8 @@ class Sloped:
 
 def inner(a: Tensor, values: Tensor) -> Tensor:
     """Coefficients [b, rows, *shape] times values [n, *shape]: [n, rows], or [b, rows] of one n."""
-    a, values = a.reshape(*a.shape[:2], -1), values.reshape(len(values), -1)
+    entries = math.prod(values.shape[1:])
+    a, values = a.reshape(*a.shape[:2], entries), values.reshape(len(values), entries)
     if len(a) == 1:
         return values @ a[0].T
     return (a @ values.unsqueeze(2)).squeeze(2)
