@@ -14,8 +14,10 @@ from torch.testing import assert_close
 
 from marginkit.bounds.graph.graph import Graph, doubled, require_same, trace
 from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.data.sources import load
 from marginkit.errors import MethodError
 from marginkit.kinds import Status
+from marginkit.measurement.measure import measure
 from marginkit.methods.certify.certificate import certificate
 from marginkit.methods.certify.faithful import traced
 from marginkit.methods.crown import Crown
@@ -446,3 +448,33 @@ def test_one_score_and_its_negative_have_bounds():
     for proved in (Crown()(model, x, y, threat), Exact().close(model, x, y, threat, known)):
         assert (proved.status == Status.OK).all(), proved.note
         assert ((proved.lower > 0) & (proved.lower <= found * (1 + 1e-9))).all()
+
+
+class Overreaching(Lipschitz):
+    """Proves a thousand times what it can."""
+
+    def __call__(self, model, x, y, threat):
+        found = super().__call__(model, x, y, threat)
+        return replace(found, lower=found.lower * 1e3)
+
+
+def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
+    methods = {"crown": Crown(), "overreaching": Overreaching(), "nearest": Nearest("fast")}
+    heard = []
+    table = measure(
+        network,
+        load("digits"),
+        methods,
+        ["l2"],
+        limit=4,
+        tell=lambda what, **about: heard.append((what, about)),
+    )
+    assert (table["crown.l2"].status <= Status.MISCLASSIFIED).all()
+    assert (table["nearest.l2"].status <= Status.MISCLASSIFIED).all()
+    column = table["overreaching.l2"]
+    right = table.predicted == table.label
+    assert (column.status[right] == Status.FAILED).all()
+    assert not column.distance.any()
+    assert "overreaching proves" in column.note
+    assert "please report" in column.note
+    assert [about["column"] for what, about in heard if what == "failed"] == ["overreaching"]

@@ -18,6 +18,7 @@ from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import Tell, unheard
 from marginkit.kinds import Kind, Status
 from marginkit.logits import check_scores, logit_margin, refuse_probabilities
+from marginkit.measurement.contradictions import without_contradicted
 from marginkit.measurement.known_brackets import Known
 from marginkit.measurement.precision import Models, confirmed
 from marginkit.measurement.requests import NO_TIME, Request
@@ -74,6 +75,7 @@ class Work:
         before = dict(self.spent)
         chosen = self.requests if wanted is None else [self.requests[i] for i in wanted]
         columns = [column for request in chosen for column in self._columns(request, x, y, finite, known)]
+        columns = without_contradicted(columns, self.tell)
         seconds = {
             name: round(spent - before.get(name, 0.0), 4)
             for name, spent in self.spent.items()
