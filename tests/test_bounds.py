@@ -150,12 +150,12 @@ def test_a_ball_gives_the_lowest_value_of_a_linear_function(norm, box, features,
     ends = (-x, 1 - x) if box else (None, None)
     fall = share * (a[:, 0].abs() * torch.where(a[:, 0] > 0, x, 1 - x)).sum(1)
     step = norm.reach(a[:, 0], -fall, *ends)
-    lowest = Ball(x, norm.length(step), norm, *ends).lowest(a)[:, 0]
+    lowest = Ball(x, norm.length(step), norm, *ends).concretize(a)[:, 0]
     true = (a[:, 0] * x).sum(1) - fall
     assert (lowest <= true + 1e-12).all()
     assert_close(lowest, true, rtol=0, atol=1e-9 if norm is not L2 or not box else 2e-2)
-    shared = Ball(x, norm.length(step), norm, *ends).lowest(a[:1])
-    own = Ball(x, norm.length(step), norm, *ends).lowest(a[:1].expand(20, -1, -1))
+    shared = Ball(x, norm.length(step), norm, *ends).concretize(a[:1])
+    own = Ball(x, norm.length(step), norm, *ends).concretize(a[:1].expand(20, -1, -1))
     assert (shared <= own + 1e-9).all()
 
 

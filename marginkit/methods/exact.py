@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from marginkit.activations import evaluating
 from marginkit.bounds.graph.graph import doubled
 from marginkit.bounds.graph.unsupported import Unsupported
-from marginkit.bounds.relu.from_graph import chain
-from marginkit.bounds.relu.network import Chain
+from marginkit.bounds.relu.from_graph import relu_network
+from marginkit.bounds.relu.network import ReLUNetwork
 from marginkit.bounds.relu.relaxation import Relaxation
 from marginkit.errors import MethodError, UsageError
 from marginkit.kinds import Kind, Status
@@ -82,7 +82,7 @@ class Exact:
             inputs, labels = x.detach().double().cpu(), y.cpu()
             try:
                 double = doubled(model).cpu()
-                network = chain(traced(double, inputs[right.cpu()], threat)) if right.any() else None
+                network = relu_network(traced(double, inputs[right.cpu()], threat)) if right.any() else None
             except Unsupported as found:
                 rough = Nearest("tight")(model, x, y, threat)
                 unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
@@ -93,7 +93,7 @@ class Exact:
     def _closed(
         self,
         model: nn.Module,
-        network: Chain | None,
+        network: ReLUNetwork | None,
         x: Tensor,
         y: Tensor,
         threat: Threat,
@@ -126,7 +126,13 @@ class Exact:
         return ~(near | (found.lower == found.upper))
 
     def _jobs(
-        self, network: Chain, x: Tensor, y: Tensor, threat: Threat, start: Bracket, open_: Bool[Tensor, "n"]
+        self,
+        network: ReLUNetwork,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        start: Bracket,
+        open_: Bool[Tensor, "n"],
     ) -> Iterator[tuple[int, Relaxation, float]]:
         """Position, network and deadline of what is open, the fewest undecided units first."""
         assert start.witness is not None

@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 
 @runtime_checkable
-class Lines(Protocol):
+class LinearBounds(Protocol):
     """A lower and an upper linear function of a nonlinear operation's input."""
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Nonlinear(Protocol):
         """A box that holds the values of a box of inputs."""
         ...
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Lines:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearBounds:
         """Lines that enclose the operation on [low, high]; parallel ones where `same`."""
         ...
 

@@ -18,7 +18,7 @@ GRID = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Sloped:
+class LinearRelaxation:
     """lower_slope x + lower_offset <= f(x) <= upper_slope x + upper_offset, entry by entry."""
 
     lower_slope: Tensor
@@ -26,9 +26,11 @@ class Sloped:
     upper_slope: Tensor
     upper_offset: Tensor
 
-    def part(self, take: Callable[[Tensor], Tensor]) -> Sloped:
+    def part(self, take: Callable[[Tensor], Tensor]) -> LinearRelaxation:
         """Of some entries."""
-        return Sloped(*map(take, (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)))
+        return LinearRelaxation(
+            *map(take, (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
+        )
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Positive coefficients take the lower line, negative ones the upper: the mean, and half the gap."""
@@ -75,7 +77,7 @@ class Rectifier:
         low = torch.minimum(*ends)
         return torch.where((x[0] < 0) & (x[1] > 0), low.clamp(max=0), low), torch.maximum(*ends)
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Sloped:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearRelaxation:
         """The triangle, or the strip parallel to its long side."""
         one, least = torch.ones_like(low), torch.full_like(low, self.negative)
         stable = (low >= 0) | (high <= 0)
@@ -84,7 +86,7 @@ class Rectifier:
         lower = chord if same else torch.where(high > -low, one, least)
         zero = torch.zeros_like(low)
         offset = torch.where(stable, 0, (self(low) - chord * low).clamp(min=0))
-        return Sloped(torch.where(stable, chord, lower), zero, chord, offset)
+        return LinearRelaxation(torch.where(stable, chord, lower), zero, chord, offset)
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Smooth:
         least, most = self._offsets(*x, [zero])
         return least[0], most[0]
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Sloped:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearRelaxation:
         """The best of a few lines on each side."""
         thin = high - low < 1e-9
         width = torch.where(thin, 1, high - low)
@@ -141,7 +143,7 @@ class Smooth:
         def chosen(values: Tensor, which: Tensor) -> Tensor:
             return values.gather(0, which).squeeze(0)
 
-        return Sloped(
+        return LinearRelaxation(
             chosen(k, below), chosen(torch.stack(least), below),
             chosen(k, above), chosen(torch.stack(most), above),
         )  # fmt: skip

@@ -15,7 +15,7 @@ from marginkit.bounds.graph.ops import Affine, Shape
 from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier
 from marginkit.bounds.graph.unsupported import Unsupported
-from marginkit.bounds.relu.network import Chain
+from marginkit.bounds.relu.network import ReLUNetwork
 
 UNITS = 2000  # ReLUs, and classes, that are worth a dense matrix
 
@@ -97,7 +97,7 @@ class _Layers:
         return left.map(lambda part: part.view(-1, *shape))
 
 
-def chain(graph: Graph, units: int = UNITS) -> Chain:
+def relu_network(graph: Graph, units: int = UNITS) -> ReLUNetwork:
     """The graph as matrices.
 
     Raises:
@@ -120,7 +120,7 @@ def chain(graph: Graph, units: int = UNITS) -> Chain:
         else:
             raise Unsupported(f"{type(node.op).__name__}, which is not piecewise linear or can't be split")
     layers.append(values[-1])
-    return Chain(tuple(layers.weights), tuple(layers.biases), tuple(layers.slopes), width=width)
+    return ReLUNetwork(tuple(layers.weights), tuple(layers.biases), tuple(layers.slopes), width=width)
 
 
 def _mapped(op: Affine, inputs: list[Value], node: Node, units: int) -> Value:
