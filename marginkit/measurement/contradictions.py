@@ -10,10 +10,8 @@ import numpy as np
 from marginkit.events import Tell
 from marginkit.kinds import Kind, Status
 from marginkit.methods.certify.faithful import REPORT
-from marginkit.table.brackets import has_end
+from marginkit.table.brackets import ROUNDING, has_end
 from marginkit.table.table import Column
-
-ROUNDING = 1e-6  # of a distance; a witness crosses by more than its scores' rounding, so that costs nothing
 
 
 def without_contradicted(columns: Sequence[Column], tell: Tell) -> list[Column]:
@@ -30,7 +28,7 @@ def without_contradicted(columns: Sequence[Column], tell: Tell) -> list[Column]:
         nearest = np.min([c.distance for c in searches], axis=0) if searches else np.inf
         for proof in (c for c in mine if has_end(c, "lower")):
             with np.errstate(invalid="ignore"):
-                above = np.flatnonzero(proof.distance * (1 - ROUNDING) > nearest)
+                above = np.flatnonzero(proof.distance > nearest * (1 + ROUNDING) + 1e-12)
             if len(above):
                 shown = min(searches, key=lambda c: float(c.distance[above[0]]))
                 note = (
@@ -43,7 +41,7 @@ def without_contradicted(columns: Sequence[Column], tell: Tell) -> list[Column]:
 
 
 def _failed(column: Column, note: str) -> Column:
-    proved = column.kind is Kind.LOWER or column.layer == "lower"
+    proved = column.kind is Kind.LOWER or column.end == "lower"
     settled = np.isin(column.status, (Status.MISCLASSIFIED, Status.NONFINITE))
     nothing = np.where(settled, column.distance, 0.0 if proved else np.inf)
     witness = None if column.witness is None else np.full_like(column.witness, np.nan)
