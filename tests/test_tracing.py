@@ -239,6 +239,21 @@ def searched(model: nn.Module, x: Tensor, y: Tensor, threat: Threat) -> Bracket:
     return Nearest("fast")(Copying(), x, y, threat)
 
 
+class WritesIntoItsInput(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.25)
+        view = x[:, :2]
+        view.relu_()
+        return super().forward(x)
+
+
+def test_a_model_that_writes_into_its_input_is_followed():
+    model, x = doubled(WritesIntoItsInput(nn.ReLU())), inputs()
+    graph = traced(model, x, Threat(L2))
+    assert_close(x, inputs(), rtol=0, atol=0)
+    assert_close(graph(x), model(x.clone()))
+
+
 def test_a_hook_of_all_modules_is_seen():
     model = Net(nn.ReLU()).double().eval()
     handle = register_module_forward_hook(

@@ -131,12 +131,12 @@ class _Recorder(TorchFunctionMode):
         if any(value is tensor for tensor in written):
             self.constants.pop(id(value), None)  # from now on it is none
             self.memory.write(value, position)
+            storage = value.untyped_storage().data_ptr()
+            written = [tensor for tensor in written if tensor.untyped_storage().data_ptr() != storage]
         else:
             self.memory.keep(value, position)
-        storage = value.untyped_storage().data_ptr()
         for tensor in written:
-            if tensor.untyped_storage().data_ptr() != storage:
-                self.memory.write(tensor, self.builder.refuse(f"a change in place in {self.where}", tensor))
+            self.memory.write(tensor, self.builder.refuse(f"a change in place in {self.where}", tensor))
 
     def _call(self, func: Any, name: str, args: Any, kwargs: Any, value: Tensor) -> int:
         """The node of a result."""

@@ -70,7 +70,7 @@ def require_kept(
         points = threat.clip(x, x + step.nan_to_num(0, 0, 0) * (1 - 1e-9))
         require_same(graph, model, points)
         with torch.no_grad():
-            found = model(points)
+            found = model(points.clone())
         margin, _ = logit_margin(found, y)
         if bool((margin < -CROSSED * found.abs().nan_to_num(0, 0, 0).amax(1)).any()):
             raise MethodError(f"a proof does not hold at the rim of its radius: {REPORT}")
