@@ -310,6 +310,18 @@ def test_networks_that_are_linear_nearby_have_the_closed_form(case, bounds, slop
     assert_close(found.lower, expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("case", ["residual-linear", "all-active", "all-dead"])
+def test_a_search_finds_something_a_quarter_beyond_what_is_proved(case, norm):
+    """Where bounds lose nothing: a proof that is too short shows itself as one that is too long does."""
+    model, _ = affine_network(case)
+    x = torch.rand(4, 6, dtype=torch.float64)
+    threat = Threat(norm, None, None)
+    y = model(x).argmax(1)
+    proved, found = Crown()(model, x, y, threat).lower, Nearest("fast")(model, x, y, threat).upper
+    assert (found <= 1.25 * proved).all()
+    assert (found >= proved).all()
+
+
 def test_a_dead_network_without_a_skip_is_certified_everywhere_in_the_box(norm):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model[0].bias.data.fill_(-1000.0)

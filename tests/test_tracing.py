@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -493,3 +495,16 @@ def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
     assert "overreaching proves" in column.note
     assert "please report" in column.note
     assert [about["column"] for what, about in heard if what == "failed"] == ["overreaching"]
+
+
+@pytest.mark.parametrize("start", range(0, 30, 10))
+def test_no_proof_of_a_random_network_reaches_beyond_an_adversarial_input(start):
+    """A sample of tests/benchmarks/fuzz_proofs.py, which does 2,000."""
+    path = Path(__file__).parent / "benchmarks" / "fuzz_proofs.py"
+    spec = importlib.util.spec_from_file_location("fuzz_proofs", path)
+    fuzz = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fuzz)
+    wrong, counts = fuzz.run(10, 1, start)
+    assert not wrong
+    assert counts["crown held against an adversarial input"] >= 5
+    assert counts["crown proved"] >= 12
