@@ -317,7 +317,7 @@ def test_a_search_finds_something_a_quarter_beyond_what_is_proved(case, norm):
     x = torch.rand(4, 6, dtype=torch.float64)
     threat = Threat(norm, None, None)
     y = model(x).argmax(1)
-    proved, found = Crown()(model, x, y, threat).lower, Nearest("fast")(model, x, y, threat).upper
+    proved, found = Crown()(model, x, y, threat).lower, Nearest("tight")(model, x, y, threat).upper
     assert (found <= 1.25 * proved).all()
     assert (found >= proved).all()
 
