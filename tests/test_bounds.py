@@ -13,8 +13,17 @@ from torch.testing import assert_close
 
 from marginkit.bounds.graph.graph import doubled, trace
 from marginkit.bounds.graph.pooling import MaxPool
-from marginkit.bounds.graph.relaxations import GELU, GELU_TANH, SIGMOID, SILU, TANH, Rectifier, Smooth
-from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.bounds.graph.relaxations import (
+    GELU,
+    GELU_TANH,
+    SIGMOID,
+    SILU,
+    TANH,
+    Rectifier,
+    Smooth,
+    celu,
+    softplus,
+)
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.kinds import Status
@@ -33,7 +42,15 @@ ACTIVATIONS = {
     "gelu": GELU,
     "gelu-tanh": GELU_TANH,
     "silu": SILU,
+    "abs": Rectifier(-1.0),
+    "steep": Rectifier(-2.5),
+    "softplus": softplus(1.0, 20.0),
+    "softplus-3": softplus(3.0, 20.0),
+    "softplus-jump": softplus(1.0, 2.0),
+    "elu": celu(1.0),
+    "celu-0.5": celu(0.5),
 }
+BROKEN = {"softplus": 20, "softplus-3": 20 / 3, "elu": 0, "celu-0.5": 0}
 TIGHTNESS = ["ibp", "crown-ibp", "crown"]
 
 
@@ -63,15 +80,21 @@ def test_lines_enclose_the_function_on_a_dense_grid(name, same):
     assert (most >= value.amax(0) - 1e-12).all()
 
 
-@pytest.mark.parametrize("name", [name for name, op in ACTIVATIONS.items() if isinstance(op, Smooth)])
+@pytest.mark.parametrize(
+    "name", [name for name, op in ACTIVATIONS.items() if isinstance(op, Smooth) and op.jump < 1e-8]
+)
 def test_curvature_and_slope_are_what_the_lines_assume(name):
     op = ACTIVATIONS[name]
     x = torch.linspace(-30, 30, 600_001, dtype=torch.float64)
     slope = op.slope(x)
-    assert_close(slope[1:-1], ((op(x)[2:] - op(x)[:-2]) / 2e-4), rtol=0, atol=1e-6)
+    broken = BROKEN.get(name, torch.inf)
+    whole = (x[1:-1] - broken).abs() > 2e-4
+    assert_close(slope[1:-1][whole], ((op(x)[2:] - op(x)[:-2]) / 2e-4)[whole], rtol=0, atol=1e-6)
     bend = (slope[1:] - slope[:-1]) / 1e-4
     assert bend.abs().max() <= op.bend + 1e-6
-    assert 0.99 * op.steepest <= slope.abs().max() <= op.steepest
+    least, most = op.slopes
+    assert least <= slope.min() <= least + 0.01
+    assert 0.99 * most <= slope.max() <= most
     middle = (x[1:] + x[:-1]) / 2
     assert (bend[middle < -op.tail] * op.left >= -1e-9).all()
     assert (bend[middle > op.tail] * op.right >= -1e-9).all()
@@ -84,7 +107,9 @@ def test_lines_are_tight_where_the_interval_is_short(name):
     lines = op.lines(low, low + 0.2, False)
     for slope, offset in ((lines.lower_slope, lines.lower_offset), (lines.upper_slope, lines.upper_offset)):
         middle = low + 0.1
-        assert ((slope * middle + offset - op(middle)).abs() <= op.bend * 0.2**2 / 8 * 1.01 + 1e-12).all()
+        assert (
+            (slope * middle + offset - op(middle)).abs() <= op.bend * 0.2**2 / 8 * 1.01 + 1e-12 + 2 * op.jump
+        ).all()
 
 
 @pytest.mark.parametrize(
@@ -125,12 +150,12 @@ def test_a_ball_gives_the_lowest_value_of_a_linear_function(norm, box, features,
     ends = (-x, 1 - x) if box else (None, None)
     fall = share * (a[:, 0].abs() * torch.where(a[:, 0] > 0, x, 1 - x)).sum(1)
     step = norm.reach(a[:, 0], -fall, *ends)
-    lowest = Ball(x, norm.length(step), norm, *ends).lowest(a)[:, 0]
+    lowest = Ball(x, norm.length(step), norm, *ends).concretize(a)[:, 0]
     true = (a[:, 0] * x).sum(1) - fall
     assert (lowest <= true + 1e-12).all()
     assert_close(lowest, true, rtol=0, atol=1e-9 if norm is not L2 or not box else 2e-2)
-    shared = Ball(x, norm.length(step), norm, *ends).lowest(a[:1])
-    own = Ball(x, norm.length(step), norm, *ends).lowest(a[:1].expand(20, -1, -1))
+    shared = Ball(x, norm.length(step), norm, *ends).concretize(a[:1])
+    own = Ball(x, norm.length(step), norm, *ends).concretize(a[:1].expand(20, -1, -1))
     assert (shared <= own + 1e-9).all()
 
 
@@ -150,13 +175,16 @@ def activation(name: str) -> nn.Module:
     return {
         "relu": nn.ReLU(), "leaky": nn.LeakyReLU(0.1), "sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(),
         "gelu": nn.GELU(), "gelu-tanh": nn.GELU(approximate="tanh"), "silu": nn.SiLU(),
+        "abs": nn.LeakyReLU(-1), "steep": nn.LeakyReLU(-2.5), "softplus": nn.Softplus(),
+        "softplus-3": nn.Softplus(3), "elu": nn.ELU(),
+        "celu-0.5": nn.CELU(0.5), "softplus-jump": nn.Softplus(1, 2),
     }[name]  # fmt: skip
 
 
 PLANS = st.fixed_dictionaries(
     {
         "seed": st.integers(0, 10_000),
-        "acts": st.tuples(*[st.sampled_from(sorted(ACTIVATIONS))] * 3),
+        "acts": st.tuples(*[st.sampled_from(sorted(ACTIVATIONS.keys() - {"softplus-jump"}))] * 3),
         "flat": st.booleans(),
         "stride": st.integers(1, 2),
         "groups": st.integers(1, 2),
@@ -282,6 +310,18 @@ def test_networks_that_are_linear_nearby_have_the_closed_form(case, bounds, slop
     assert_close(found.lower, expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("case", ["residual-linear", "all-active", "all-dead"])
+def test_a_search_finds_something_a_quarter_beyond_what_is_proved(case, norm):
+    """Where bounds lose nothing: a proof that is too short shows itself as one that is too long does."""
+    model, _ = affine_network(case)
+    x = torch.rand(4, 6, dtype=torch.float64)
+    threat = Threat(norm, None, None)
+    y = model(x).argmax(1)
+    proved, found = Crown()(model, x, y, threat).lower, Nearest("tight")(model, x, y, threat).upper
+    assert (found <= 1.25 * proved).all()
+    assert (found >= proved).all()
+
+
 def test_a_dead_network_without_a_skip_is_certified_everywhere_in_the_box(norm):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model[0].bias.data.fill_(-1000.0)
@@ -384,14 +424,12 @@ class Lambda(nn.Module):
     [
         (Lambda(lambda h: h.softmax(1)), "softmax"),
         (Lambda(lambda h: h * h), "mul"),
-        (Lambda(lambda h: 1 / h), "truediv"),
+        (Lambda(lambda h: 1 / h), "rdiv"),
         (Lambda(lambda h: h - h.mean(0)), "mean"),
         (Lambda(lambda h: h if h.sum() > 0 else -h), "trace"),
         (Lambda(lambda h: h + torch.arange(h.shape[0] * 6).view(-1, 6)), "differs between samples"),
         (nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6)), "LayerNorm"),
         (nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6, track_running_stats=False)), "running statistics"),
-        (nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 1, 1, padding_mode="reflect"), nn.Flatten()),
-         "reflect"),
     ],
 )  # fmt: skip
 def test_other_operations_are_unsupported_by_name(model, named, norm):
@@ -402,15 +440,6 @@ def test_other_operations_are_unsupported_by_name(model, named, norm):
     assert not found.lower.any()
     assert found.upper.isinf().all()
     assert named in found.note
-
-
-def test_a_graph_that_answers_otherwise_is_refused():
-    """An in-place ReLU on a value that is used again: the graph does not see it."""
-    model = nn.Sequential(nn.Linear(4, 4), Lambda(lambda h: h + torch.relu_(h)), nn.Linear(6, 3))
-    model[1].layer = nn.Linear(4, 6)
-    x = torch.randn(5, 4, dtype=torch.float64)
-    with pytest.raises(Unsupported, match="other scores"):
-        trace(doubled(model), x)
 
 
 def test_the_parallel_bound_is_wong_and_kolters():

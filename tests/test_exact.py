@@ -15,8 +15,8 @@ from test_nearest import exact as enumerated
 from torch import nn
 
 from marginkit.bounds.graph.graph import trace
-from marginkit.bounds.relu.from_graph import chain
-from marginkit.bounds.relu.half_space import Caps
+from marginkit.bounds.relu.from_graph import relu_network
+from marginkit.bounds.relu.half_space import HalfSpaces
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
@@ -234,7 +234,7 @@ SPECIAL = {"residual": residual, "pooling": pooling, "odd_windows": odd_windows}
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_residuals_and_pooling_are_layers_that_see_several(kind):
     model, x = SPECIAL[kind]()
-    found = chain(trace(model, x))
+    found = relu_network(trace(model, x))
     z = torch.randn(20, *x.shape[1:], dtype=torch.float64)
     torch.testing.assert_close(found.hidden(z.flatten(1))[1], model(z))
     on = (found.hidden(z[:1].flatten(1))[0][0] >= 0).double()
@@ -247,8 +247,8 @@ def test_beyond_a_hyperplane_a_ball_holds_less(norm):
     torch.manual_seed(0)
     normal, a = torch.randn(1, 5, dtype=torch.float64), torch.randn(40, 5, dtype=torch.float64)
     level = 0.6 * norm.dual.length(normal)
-    caps = Caps(normal, level, 1.0, norm, (None, None))
-    bound = caps.lowest(a, torch.zeros(40, dtype=torch.long))
+    half_spaces = HalfSpaces(normal, level, 1.0, norm, (None, None))
+    bound = half_spaces.concretize(a, torch.zeros(40, dtype=torch.long))
     z = norm.project(2 * torch.randn(200_000, 5, dtype=torch.float64), torch.ones(200_000).double())
     inside = z[(z @ normal[0] + level[0]) <= 0]
     assert len(inside) > 100
@@ -312,16 +312,16 @@ def test_a_class_that_nothing_reaches_is_proved_far(norm):
     assert (found.status == Status.OK).all()
 
 
-def test_the_chain_is_the_network(network, samples):
+def test_the_matrices_are_the_network(network, samples):
     x = samples[0]
-    found = chain(trace(network, x))
+    found = relu_network(trace(network, x))
     torch.testing.assert_close(found.hidden(x.flatten(1))[1], network(x))
     assert found.sizes == [24, 16]
     convolution = nn.Sequential(
         nn.Conv2d(1, 2, 3, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 3)
     )
     convolution.double().eval()
-    torch.testing.assert_close(chain(trace(convolution, x)).hidden(x.flatten(1))[1], convolution(x))
+    torch.testing.assert_close(relu_network(trace(convolution, x)).hidden(x.flatten(1))[1], convolution(x))
 
 
 def test_a_convolution_is_closed_too(samples, norm):

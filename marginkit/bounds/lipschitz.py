@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
-from marginkit.bounds.graph.ops import Affine, Convolution, Dense, Scale, Shape
+from marginkit.bounds.graph.ops import Affine, Convolution, Dense, Scale, Shape, TransposedConvolution
 from marginkit.bounds.graph.pooling import MaxPool
-from marginkit.bounds.graph.relaxations import SIGMOID, TANH, Rectifier, Smooth
+from marginkit.bounds.graph.relaxations import Rectifier, Smooth
 from marginkit.norms import Norm
 
 ABOVE = 1 + 1e-9  # for the rounding of singular values
+JUMP = 1e-8  # PyTorch's softplus has one of 2e-9 where it turns into a straight line
 LARGEST = 2**24  # entries of a matrix that is written out
 
 
@@ -30,7 +31,8 @@ def stages(graph: Graph) -> list[Tensor] | None:
         if node.inputs != (i - 1,):
             return None
         if nonlinear(node.op):
-            if not (isinstance(node.op, Rectifier) or node.op in (SIGMOID, TANH)):
+            slopes = node.op.slopes if isinstance(node.op, Rectifier | Smooth) else (-1.0, 1.0)
+            if slopes[0] < 0 or slopes[1] > 1 or _jumps(node.op):
                 return None
             if not run or (matrix := _written_out(graph, run)) is None:
                 return None
@@ -114,7 +116,11 @@ def _stretch(op: Affine, shape: Shape, norm: Norm) -> float:
 
 
 def _column_sum(op: Affine, shape: Shape) -> float:
-    positive = replace(op, weight=op.weight.abs()) if isinstance(op, Dense | Convolution) else op
+    positive = (
+        replace(op, weight=op.weight.abs())
+        if isinstance(op, Dense | Convolution | TransposedConvolution)
+        else op
+    )
     out = op(torch.zeros(1, *shape, dtype=torch.float64)).shape[1:]
     return float(positive.transpose(torch.ones(1, *out, dtype=torch.float64), [shape])[0].max())
 
@@ -125,6 +131,12 @@ def _slope(op: object, norm: Norm) -> float:
         sizes = zip(op.size, op.dilation, op.stride, strict=True)
         windows = prod(-(-((k - 1) * d + 1) // s) for k, d, s in sizes)
         return float(windows ** (0.0 if norm.p == torch.inf else 1 / norm.p))
-    if isinstance(op, Smooth):
-        return op.steepest
-    return 1.0
+    assert isinstance(op, Rectifier | Smooth)
+    if _jumps(op):
+        return float("inf")
+    return max(-op.slopes[0], op.slopes[1])
+
+
+def _jumps(op: object) -> bool:
+    """Whether it leaves its slope by more than rounding."""
+    return isinstance(op, Smooth) and op.jump > JUMP

@@ -17,6 +17,7 @@ from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import BatchDone, Failed, OnEvent, unheard
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels, Scores, answered, check_scores, logit_margin, refuse_probabilities
+from marginkit.measurement.contradictions import without_contradicted
 from marginkit.measurement.known_brackets import Known
 from marginkit.measurement.memory import halving
 from marginkit.measurement.precision import Models, confirmed
@@ -97,6 +98,7 @@ class BatchRunner:
         chosen = self.requests if wanted is None else [self.requests[i] for i in wanted]
         rows = _Rows(x, y, finite.nonzero().squeeze(1), known)
         columns = [column for request in chosen for column in self._columns(request, rows)]
+        columns = without_contradicted(columns, self.on_event)
         self.on_event(BatchDone(int(index[0]), len(x), self.clock.since(before)))
         margin, _ = logit_margin(scores, y)
         return MarginTable(

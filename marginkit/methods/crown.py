@@ -14,7 +14,7 @@ from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation, Tightness
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
-from marginkit.methods.certify.certificate import ROUNDING, certificate
+from marginkit.methods.certify.certificate import certificate, slack
 from marginkit.methods.certify.largest_radius import largest_proved
 from marginkit.methods.pgd import length_of_box
 from marginkit.norms import Norm, Vectors
@@ -59,7 +59,7 @@ class Crown:
         propagation = Propagation(self.bounds, self.slopes == "same", self.memory, self.ascents)
         scores = graph(x)
         rival = rivals(scores, y, None)
-        slack = ROUNDING * scores.abs().amax(1, keepdim=True)
+        lost = slack(scores, y, rival)
         unit = torch.eye(scores.shape[1], dtype=x.dtype, device=x.device)
         targets = unit[y].unsqueeze(1) - unit[rival]
         low, high = threat.room(x)
@@ -68,11 +68,11 @@ class Crown:
             box = (None, None) if low is None or high is None else (low[samples], high[samples])
             ball = Ball(x[samples], radius, threat.norm, *box)
             wanted = targets[samples.unsqueeze(1), chosen]
-            return propagation(graph, ball, wanted) - slack[samples]
+            return propagation(graph, ball, wanted) - lost[samples.unsqueeze(1), chosen]
 
         radius, blocking = largest_proved(
             prove,
-            differences(scores, y, rival) - slack,
+            differences(scores, y, rival) - lost,
             _guess(graph, x, y, threat.norm),
             length_of_box(x, threat),
             self.precision,

@@ -12,12 +12,12 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from marginkit.activations import measuring
-from marginkit.bounds.graph.graph import doubled, trace
+from marginkit.bounds.graph.graph import doubled
 from marginkit.bounds.graph.unsupported import Unsupported
-from marginkit.bounds.relu.from_graph import chain
-from marginkit.bounds.relu.network import Chain
+from marginkit.bounds.relu.from_graph import relu_network
+from marginkit.bounds.relu.network import ReLUNetwork
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.errors import UsageError
+from marginkit.errors import MethodError, UsageError
 from marginkit.guard.answer import answer
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
@@ -25,6 +25,7 @@ from marginkit.methods.branch_and_bound.anytime import search
 from marginkit.methods.branch_and_bound.milp import solve
 from marginkit.methods.branch_and_bound.start import begin, nearer, verified
 from marginkit.methods.certify.certificate import ROUNDING
+from marginkit.methods.certify.faithful import REPORT, traced
 from marginkit.methods.nearest import Nearest
 from marginkit.methods.search.verification import classify, require_inside
 from marginkit.norms import L2, Vectors
@@ -82,9 +83,10 @@ class Exact:
             require_inside(x, threat)
             status = classify(answer(model, x), y)
             right = status == Status.OK
-            double, inputs, labels = doubled(model).cpu(), x.detach().double().cpu(), y.cpu()
+            inputs, labels = x.detach().double().cpu(), y.cpu()
             try:
-                network = chain(trace(double, inputs[right.cpu()])) if right.any() else None
+                double = doubled(model).cpu()
+                network = relu_network(traced(double, inputs[right.cpu()], threat)) if right.any() else None
             except Unsupported as found:
                 rough = Nearest("tight")(model, x, y, threat)
                 unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
@@ -96,7 +98,7 @@ class Exact:
     def _closed(
         self,
         model: nn.Module,
-        network: Chain | None,
+        network: ReLUNetwork | None,
         x: Tensor,
         y: Tensor,
         threat: Threat,
@@ -116,7 +118,10 @@ class Exact:
                 )
                 lower[i] = max(float(lower[i]), proved * (1 - ROUNDING))
                 nearest[i] = threat.clip(x[i : i + 1], (x[i].reshape(1, -1) + moved).view(1, *x.shape[1:]))[0]
-        found = nearer(start, verified(model, x, y, threat, nearest))
+        shown = verified(model, x, y, threat, nearest)
+        if bool((lower * (1 - ROUNDING) > shown.upper).any()):
+            raise MethodError(f"a distance that was found is shorter than one that was proved: {REPORT}")
+        found = nearer(start, shown)
         found = replace(found, lower=torch.minimum(lower, found.upper))
         status = torch.where(sought, int(Status.OK), start.status)
         return replace(found, status=torch.where(sought & self._open(found), int(Status.TIMEOUT), status))
@@ -126,7 +131,13 @@ class Exact:
         return ~(near | (found.lower == found.upper))
 
     def _jobs(
-        self, network: Chain, x: Tensor, y: Tensor, threat: Threat, start: Bracket, open_: Bool[Tensor, "n"]
+        self,
+        network: ReLUNetwork,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        start: Bracket,
+        open_: Bool[Tensor, "n"],
     ) -> Iterator[tuple[int, Relaxation, float]]:
         """Position, network and deadline of what is open, the fewest undecided units first."""
         assert start.witness is not None

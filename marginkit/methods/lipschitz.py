@@ -14,7 +14,7 @@ from marginkit.bounds.graph.ops import Dense
 from marginkit.bounds.lipschitz import ABOVE, metric, operator_norm, stages, stretches
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, rivals
-from marginkit.methods.certify.certificate import ROUNDING, certificate
+from marginkit.methods.certify.certificate import certificate, slack
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
 
@@ -47,7 +47,7 @@ class Lipschitz:
     def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         scores = graph(x)
         rival = rivals(scores, y, None)
-        gap = differences(scores, y, rival) - ROUNDING * scores.abs().amax(1, keepdim=True)
+        gap = differences(scores, y, rival) - slack(scores, y, rival)
         with x.device:  # matrices are made where the model is
             pairs = self._pairs(graph, scores.shape[1], threat)
         radius, which = (gap.clamp(min=0) / pairs[y.unsqueeze(1), rival]).min(1)

@@ -1,166 +1,79 @@
-"""From PyTorch's functions and methods to the operations that bounds know."""
+"""From the names of PyTorch's functions and methods to the operations that bounds know."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from marginkit.bounds.graph import activations as act
+from marginkit.bounds.graph import arithmetic as arith
+from marginkit.bounds.graph import rearranging as move
+from marginkit.bounds.graph.call import Call
+from marginkit.bounds.graph.relaxations import SIGMOID, SILU, TANH
 
-from marginkit.bounds.graph.call import Call, Op, Symbol, positive, reshape, symbols
-from marginkit.bounds.graph.modules import from_module
-from marginkit.bounds.graph.ops import Dense, Difference, Positive, Scale
-from marginkit.bounds.graph.unsupported import Unsupported
-
-
-def from_function(function: Any, call: Call) -> Op | None:
-    """The function's or method's operation; None where it changes nothing."""
-    if function in AS_MODULE:
-        kind, (_, *args) = AS_MODULE[function], call.args or (None,)
-        kwargs = {key: value for key, value in call.kwargs.items() if key != "input"}
-        if symbols([args, kwargs]) or kwargs.pop("return_indices", False):
-            raise call.unsupported("its options depend on the input")
-        return from_module(kind(*args, **kwargs), call)
-    if function not in FUNCTIONS:
-        raise Unsupported(call.name)
-    return FUNCTIONS[function](function, call)
+Rule = Callable[[Any, Call], int]
 
 
-AS_MODULE: dict[Any, type[nn.Module]] = {
-    F.relu: nn.ReLU,
-    torch.relu: nn.ReLU,
-    torch.relu_: nn.ReLU,
-    "relu": nn.ReLU,
-    "relu_": nn.ReLU,
-    F.leaky_relu: nn.LeakyReLU,
-    torch.sigmoid: nn.Sigmoid,
-    F.sigmoid: nn.Sigmoid,
-    "sigmoid": nn.Sigmoid,
-    torch.tanh: nn.Tanh,
-    F.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
-    F.gelu: nn.GELU,
-    F.silu: nn.SiLU,
-    F.max_pool1d: nn.MaxPool1d,
-    torch.max_pool1d: nn.MaxPool1d,
-    F.max_pool2d: nn.MaxPool2d,
-    torch.max_pool2d: nn.MaxPool2d,
-    F.avg_pool1d: nn.AvgPool1d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-}
+def _named(rule: Callable[[Call], int]) -> Rule:
+    """A rule that knows its function by name."""
+    return lambda function, call: rule(call)
 
 
-def _rearrange(function: Any, call: Call) -> Op:
-    return positive(_as_function(function, call), 0, call)
+_SAME = """flatten reshape view squeeze unsqueeze contiguous clone unflatten detach to double float
+    type_as view_as reshape_as positive requires_grad data"""
+_DROPOUT = "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout"
+_MOVED = """permute transpose movedim moveaxis swapaxes swapdims flip roll getitem select narrow
+    index_select chunk split unbind tensor_split pixel_shuffle pixel_unshuffle channel_shuffle
+    mT pad repeat tile"""
+_JOINED = "cat concat concatenate stack hstack dstack where masked_fill"
+_AVERAGED = """mean sum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool3d"""
 
-
-def _average(function: Any, call: Call) -> Op:
-    return positive(_as_function(function, call), 1, call)
-
-
-def _as_function(function: Any, call: Call) -> Callable[..., Tensor]:
-    """The function of its symbols alone."""
-    apply = getattr(Tensor, function) if isinstance(function, str) else function
-
-    def fill(argument: Any, values: list[Tensor]) -> Any:
-        if isinstance(argument, Symbol):
-            return values.pop(0)
-        if isinstance(argument, list | tuple):
-            return type(argument)([fill(entry, values) for entry in argument])
-        return argument
-
-    def of_symbols(*inputs: Tensor) -> Tensor:
-        values = list(inputs)
-        found: Tensor = apply(*fill(call.args, values), **call.kwargs)
-        return found
-
-    if symbols(call.kwargs):
-        raise call.unsupported("an input given by name")
-    return of_symbols
-
-
-def _dropout_call(function: Any, call: Call) -> None:
-    bound = dict(zip(("input", "p", "training", "inplace"), call.args, strict=False)) | call.kwargs
-    if bound.get("training", function is not F.dropout) and bound.get("p", 0.5):
-        raise call.unsupported("active in eval mode")
-
-
-def _linear_call(function: Any, call: Call) -> Op:
-    bound = dict(zip(("input", "weight", "bias"), call.args, strict=False)) | call.kwargs
-    if symbols([bound["weight"], bound.get("bias")]):
-        raise call.unsupported("its weight depends on the input")
-    return Dense(bound["weight"], bound.get("bias"))
-
-
-def _sum(sign: int, function: Any, call: Call) -> Op:
-    """The sum or difference of two values or of one and a constant."""
-    a, b = _operands(call)
-    if isinstance(a, Symbol) and isinstance(b, Symbol):
-        if call.shapes[0] != call.shapes[1]:
-            raise call.unsupported("of two values of different shapes")
-        return Positive(operator.add, 2) if sign > 0 else Difference()
-    if isinstance(a, Symbol):
-        return Scale(call.value.new_ones(()), sign * _constant(b, call))
-    return Scale(call.value.new_full((), float(sign)), _constant(a, call))
-
-
-def _product(function: Any, call: Call) -> Op:
-    a, b = _operands(call)
-    if isinstance(a, Symbol) and isinstance(b, Symbol):
-        raise call.unsupported("of two values")
-    return Scale(_constant(b if isinstance(a, Symbol) else a, call), call.value.new_zeros(()))
-
-
-def _quotient(function: Any, call: Call) -> Op:
-    b = _operands(call)[1]
-    if isinstance(b, Symbol):
-        raise call.unsupported("by a value")
-    return Scale(1 / _constant(b, call), call.value.new_zeros(()))
-
-
-def _negative(function: Any, call: Call) -> Op:
-    return Scale(call.value.new_full((), -1.0), call.value.new_zeros(()))
-
-
-def _operands(call: Call) -> tuple[Any, Any]:
-    bound = [*call.args, *(call.kwargs[key] for key in ("other",) if key in call.kwargs)]
-    if len(bound) != 2 or set(call.kwargs) - {"other"}:
-        raise call.unsupported("with options")
-    return bound[0], bound[1]
-
-
-def _constant(value: Any, call: Call) -> Tensor:
-    """Shaped to broadcast over one sample."""
-    found = torch.as_tensor(value, dtype=call.value.dtype, device=call.value.device)
-    if any(len(shape) != len(call.shape) for shape in call.shapes):
-        raise call.unsupported("which adds a dimension")
-    if found.ndim > len(call.shape):
-        if found.ndim > call.value.ndim or not bool((found == found[:1]).all()):
-            raise call.unsupported("with a constant that differs between samples")
-        found = found[0]
-    return found
-
-
-_RESHAPES: list[Any] = [torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze, "flatten", "view"]
-_RESHAPES += ["reshape", "squeeze", "unsqueeze", "contiguous", "clone", "unflatten"]
-_REARRANGES: list[Any] = [torch.permute, torch.transpose, torch.cat, torch.concat, operator.getitem]
-_REARRANGES += ["permute", "transpose"]
-
-FUNCTIONS: dict[Any, Callable[[Any, Call], Op | None]] = {
-    **dict.fromkeys(_RESHAPES, reshape),
-    **dict.fromkeys(_REARRANGES, _rearrange),
-    **dict.fromkeys([torch.mean, torch.sum, "mean", "sum"], _average),
-    **dict.fromkeys([F.dropout, F.dropout1d, F.dropout2d], _dropout_call),
-    **dict.fromkeys([operator.add, operator.iadd, torch.add, "add", "add_"], partial(_sum, 1)),
-    **dict.fromkeys([operator.sub, operator.isub, torch.sub, "sub", "sub_"], partial(_sum, -1)),
-    **dict.fromkeys([operator.mul, operator.imul, torch.mul, "mul", "mul_"], _product),
-    **dict.fromkeys([operator.truediv, operator.itruediv, torch.div, "div", "div_"], _quotient),
-    **dict.fromkeys([operator.neg, torch.neg, "neg"], _negative),
-    F.linear: _linear_call,
+FUNCTIONS: dict[str, Rule] = {
+    **dict.fromkeys(_SAME.split(), _named(move.same)),
+    **dict.fromkeys(_DROPOUT.split(), _named(move.dropped)),
+    **dict.fromkeys(_MOVED.split(), move.rearranged),
+    **dict.fromkeys(_JOINED.split(), move.joined),
+    **dict.fromkeys(_AVERAGED.split(), move.averaged),
+    **dict.fromkeys(("expand", "expand_as", "broadcast_to"), move.expanded),
+    "interpolate": move.interpolated,
+    "setitem": _named(move.assigned),
+    **dict.fromkeys(("copy", "fill", "zero"), _named(move.replaced)),
+    "linear": _named(arith.linear),
+    **dict.fromkeys(("matmul", "mm"), _named(arith.matmul)),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _named(arith.convolution)),
+    **dict.fromkeys(
+        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _named(arith.transposed_convolution)
+    ),
+    "batch_norm": _named(arith.batch_norm),
+    "add": _named(partial(arith.added, 1)),
+    **dict.fromkeys(("sub", "subtract"), _named(partial(arith.added, -1))),
+    "rsub": _named(arith.taken_from),
+    **dict.fromkeys(("mul", "multiply"), _named(arith.multiplied)),
+    **dict.fromkeys(("div", "divide", "true_divide"), _named(arith.divided)),
+    **dict.fromkeys(("neg", "negative"), _named(arith.negated)),
+    **dict.fromkeys(("maximum", "max"), _named(partial(arith.largest, 1))),
+    **dict.fromkeys(("minimum", "min"), _named(partial(arith.largest, -1))),
+    **dict.fromkeys(("clamp", "clip"), _named(partial(arith.clamped, "min", "max"))),
+    "clamp_min": _named(partial(arith.clamped, "min", "")),
+    "clamp_max": _named(partial(arith.clamped, "", "max")),
+    "hardtanh": _named(partial(arith.clamped, "min_val", "max_val", min_val=-1.0, max_val=1.0)),
+    "relu6": lambda function, call: arith.limited(call, call.x, 0.0, 6.0),
+    "hardsigmoid": _named(act.hard_sigmoid),
+    "relu": _named(act.relu),
+    **dict.fromkeys(("abs", "absolute"), _named(act.absolute)),
+    "leaky_relu": _named(act.leaky),
+    "prelu": _named(act.parametric),
+    "rrelu": _named(act.randomised),
+    "sigmoid": _named(partial(act.smooth, SIGMOID)),
+    "tanh": _named(partial(act.smooth, TANH)),
+    "silu": _named(partial(act.smooth, SILU)),
+    "gelu": _named(act.gelu),
+    "softplus": _named(act.soft_plus),
+    "log_sigmoid": _named(act.log_sigmoid),
+    "elu": _named(act.elu),
+    "selu": _named(act.selu),
+    "celu": _named(act.celu_),
+    **dict.fromkeys(("max_pool1d", "max_pool2d"), _named(act.max_pool)),
 }

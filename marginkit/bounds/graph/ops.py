@@ -14,14 +14,14 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv1d_input, conv2d_input
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 Interval = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
 
 
 @runtime_checkable
-class Lines(Protocol):
+class LinearBounds(Protocol):
     """A lower and an upper linear function of a nonlinear operation's input."""
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Nonlinear(Protocol):
         """A box that holds the values of a box of inputs."""
         ...
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Lines:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearBounds:
         """Lines that enclose the operation on [low, high]; parallel ones where `same`."""
         ...
 
@@ -102,7 +102,7 @@ class Dense:
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """A one- or two-dimensional convolution, padded with zeros."""
+    """A convolution in one to three dimensions, padded with zeros."""
 
     weight: Tensor
     bias: Tensor | None
@@ -127,12 +127,52 @@ class Convolution:
 
     def transpose_to(self, size: Shape, a: Tensor, padding: Shape) -> Tensor:
         """The same to inputs of another size, padded otherwise."""
-        back: Callable[..., Tensor] = conv1d_input if self.weight.ndim == 3 else conv2d_input
-        return back(size, self.weight, a, self.stride, padding, self.dilation, self.groups)
+        back = (conv1d_input, conv2d_input, conv3d_input)[self.weight.ndim - 3]
+        return back(  # type: ignore[no-any-return, no-untyped-call]
+            size, self.weight, a, self.stride, padding, self.dilation, self.groups
+        )
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        convolve: Callable[..., Tensor] = F.conv1d if weight.ndim == 3 else F.conv2d
+        convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
         return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposedConvolution:
+    """A transposed convolution in one to three dimensions."""
+
+    weight: Tensor
+    bias: Tensor | None
+    stride: Shape
+    padding: Shape
+    output_padding: Shape
+    dilation: Shape
+    groups: int
+    mixes: ClassVar[int] = 1
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """The value."""
+        return self._convolve(inputs[0], self.weight, self.bias)
+
+    def interval(self, *inputs: Interval) -> Interval:
+        """Centre and radius, the latter by |W|."""
+        centre, radius = _ball(inputs[0])
+        return _ends(self(centre), self._convolve(radius, self.weight.abs(), None))
+
+    def transpose(self, a: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
+        """The convolution; output padding beyond the stride makes its result too long."""
+        convolve: Callable[..., Tensor] = (F.conv1d, F.conv2d, F.conv3d)[self.weight.ndim - 3]
+        back = convolve(a, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        for axis, size in enumerate(shapes[0][1:], 2):
+            back = back.narrow(axis, 0, size)
+        return (back,)
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        convolve: Callable[..., Tensor] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[
+            weight.ndim - 3
+        ]
+        options = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return convolve(x, weight, bias, *options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +219,7 @@ class Reshape:
 
 @dataclass(frozen=True, eq=False)
 class Positive:
-    """A linear operation whose weights are not negative: averaging, rearranging, adding two branches."""
+    """An affine operation whose weights are not negative: averaging, rearranging, adding two branches."""
 
     function: Callable[..., Tensor]
     mixes: int

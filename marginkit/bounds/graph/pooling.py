@@ -35,7 +35,7 @@ class MaxPool:
         """Monotone."""
         return self(x[0]), self(x[1])
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Windows:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> PoolingRelaxation:
         """Lines over each window's entries; there are no parallel ones, whatever `same`."""
         shape = _image(low).shape[1:]
         low, high = self.windows(low), self.windows(high)
@@ -51,7 +51,7 @@ class MaxPool:
         sloped = (chord * middle).sum(2) + offset < top
         lower = F.one_hot(low.argmax(2), low.shape[2]).transpose(2, 3).to(low)
         upper = torch.where(sloped.unsqueeze(2), chord, 0)
-        return Windows(self, shape, lower, upper, torch.where(sloped, offset, top))
+        return PoolingRelaxation(self, shape, lower, upper, torch.where(sloped, offset, top))
 
     def windows(self, x: Tensor) -> Tensor:
         """[n, c, h, w] -> [n, c, entries of a window, windows]; -inf outside the image."""
@@ -69,7 +69,7 @@ class MaxPool:
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
+class PoolingRelaxation:
     """Lines of a max-pooling, their slopes [n, c, entries, windows]; the lower ones have no offset."""
 
     pool: MaxPool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar
 
 import torch
@@ -17,7 +18,7 @@ GRID = 32
 
 
 @dataclass(frozen=True, eq=False)
-class Sloped:
+class LinearRelaxation:
     """lower_slope x + lower_offset <= f(x) <= upper_slope x + upper_offset, entry by entry."""
 
     lower_slope: Tensor
@@ -25,9 +26,11 @@ class Sloped:
     upper_slope: Tensor
     upper_offset: Tensor
 
-    def part(self, take: Callable[[Tensor], Tensor]) -> Sloped:
+    def part(self, take: Callable[[Tensor], Tensor]) -> LinearRelaxation:
         """Of some entries."""
-        return Sloped(*map(take, (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset)))
+        return LinearRelaxation(
+            *map(take, (self.lower_slope, self.lower_offset, self.upper_slope, self.upper_offset))
+        )
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
         """Positive coefficients take the lower line, negative ones the upper: the mean, and half the gap."""
@@ -40,14 +43,16 @@ class Sloped:
 
 def inner(a: Tensor, values: Tensor) -> Tensor:
     """Coefficients [b, rows, *shape] times values [n, *shape]: [n, rows], or [b, rows] of one n."""
+    entries = math.prod(values.shape[1:])
+    a, values = a.reshape(*a.shape[:2], entries), values.reshape(len(values), entries)
     if len(a) == 1:
-        return values.flatten(1) @ a[0].flatten(1).T
-    return (a.flatten(2) @ values.flatten(1).unsqueeze(2)).squeeze(2)
+        return values @ a[0].T
+    return (a @ values.unsqueeze(2)).squeeze(2)
 
 
 @dataclass(frozen=True)
 class Rectifier:
-    """ReLU, and with a slope in [0, 1] below 0 LeakyReLU.
+    """ReLU, and with a slope below 0 of at most 1 LeakyReLU; with slope -1 |x|.
 
     Around 0 the chord is the upper line. The lower one goes through the origin with slope 1 or `negative`,
     whichever leaves the smaller triangle (Zhang et al., arXiv 1811.00866), or parallel to the chord (Wong
@@ -61,11 +66,18 @@ class Rectifier:
         """max(x, negative x)."""
         return torch.maximum(x, self.negative * x)
 
-    def interval(self, x: Interval) -> Interval:
-        """Monotone."""
-        return self(x[0]), self(x[1])
+    @property
+    def slopes(self) -> tuple[float, float]:
+        """The least and the largest slope."""
+        return self.negative, 1.0
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Sloped:
+    def interval(self, x: Interval) -> Interval:
+        """Convex: the larger end, and 0 or the smaller one."""
+        ends = self(x[0]), self(x[1])
+        low = torch.minimum(*ends)
+        return torch.where((x[0] < 0) & (x[1] > 0), low.clamp(max=0), low), torch.maximum(*ends)
+
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearRelaxation:
         """The triangle, or the strip parallel to its long side."""
         one, least = torch.ones_like(low), torch.full_like(low, self.negative)
         stable = (low >= 0) | (high <= 0)
@@ -74,7 +86,7 @@ class Rectifier:
         lower = chord if same else torch.where(high > -low, one, least)
         zero = torch.zeros_like(low)
         offset = torch.where(stable, 0, (self(low) - chord * low).clamp(min=0))
-        return Sloped(torch.where(stable, chord, lower), zero, chord, offset)
+        return LinearRelaxation(torch.where(stable, chord, lower), zero, chord, offset)
 
 
 @dataclass(frozen=True)
@@ -88,19 +100,21 @@ class Smooth:
 
     Attributes:
         function, slope: f and f'.
-        steepest: the largest |f'|.
+        slopes: the least and the largest f'.
         bend: the largest |f''|.
         tail: f is convex or concave on either side of [-tail, tail].
         left, right: 1 where that tail is convex, -1 where concave.
+        jump: the most by which PyTorch's function differs from f.
     """
 
     function: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
-    steepest: float
+    slopes: tuple[float, float]
     bend: float
     tail: float
     left: int
     right: int
+    jump: float = 0.0
     piecewise: ClassVar[bool] = False
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -113,7 +127,7 @@ class Smooth:
         least, most = self._offsets(*x, [zero])
         return least[0], most[0]
 
-    def lines(self, low: Tensor, high: Tensor, same: bool) -> Sloped:
+    def lines(self, low: Tensor, high: Tensor, same: bool) -> LinearRelaxation:
         """The best of a few lines on each side."""
         thin = high - low < 1e-9
         width = torch.where(thin, 1, high - low)
@@ -129,7 +143,7 @@ class Smooth:
         def chosen(values: Tensor, which: Tensor) -> Tensor:
             return values.gather(0, which).squeeze(0)
 
-        return Sloped(
+        return LinearRelaxation(
             chosen(k, below), chosen(torch.stack(least), below),
             chosen(k, above), chosen(torch.stack(most), above),
         )  # fmt: skip
@@ -153,7 +167,8 @@ class Smooth:
         """A lower and an upper bound of f(x) - k x on [low, high], for each slope k."""
         first, last = low.clamp(-self.tail, self.tail), high.clamp(-self.tail, self.tail)
         step = (last - first) / GRID
-        slack = self.bend * step.square() / 8 + 1e-14
+        rounding = 1e-14 + self.jump
+        slack = self.bend * step.square() / 8 + rounding
         least = [torch.full_like(low, torch.inf) for _ in slopes]
         most = [torch.full_like(low, -torch.inf) for _ in slopes]
         for i in range(GRID + 1):
@@ -170,8 +185,8 @@ class Smooth:
                 exact = self(end) - k * end
                 tangent = self(inside) + self.slope(inside) * (end - inside) - k * end
                 down, up = (tangent, exact) if convex > 0 else (exact, tangent)
-                least[j] = torch.where(beyond, torch.minimum(least[j], down - 1e-14), least[j])
-                most[j] = torch.where(beyond, torch.maximum(most[j], up + 1e-14), most[j])
+                least[j] = torch.where(beyond, torch.minimum(least[j], down - rounding), least[j])
+                most[j] = torch.where(beyond, torch.maximum(most[j], up + rounding), most[j])
         return least, most
 
 
@@ -196,8 +211,28 @@ def _silu_slope(x: Tensor) -> Tensor:
     return s * (1 + x * (1 - s))
 
 
-SIGMOID = Smooth(torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), 0.25, 0.0963, 14.0, 1, -1)
-TANH = Smooth(torch.tanh, lambda x: 1 - torch.tanh(x).square(), 1.0, 0.7699, 7.0, 1, -1)
-GELU = Smooth(F.gelu, _gelu_slope, 1.13, 0.7979, 5.0, -1, -1)
-GELU_TANH = Smooth(_gelu_tanh, _gelu_tanh_slope, 1.13, 0.7979, 5.0, -1, -1)
-SILU = Smooth(F.silu, _silu_slope, 1.1, 0.5001, 10.0, -1, -1)
+SIGMOID = Smooth(
+    torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), (0.0, 0.25), 0.0963, 14.0, 1, -1
+)
+TANH = Smooth(torch.tanh, lambda x: 1 - torch.tanh(x).square(), (0.0, 1.0), 0.7699, 7.0, 1, -1)
+GELU = Smooth(F.gelu, _gelu_slope, (-0.13, 1.13), 0.7979, 5.0, -1, -1)
+GELU_TANH = Smooth(_gelu_tanh, _gelu_tanh_slope, (-0.13, 1.13), 0.7979, 5.0, -1, -1)
+SILU = Smooth(F.silu, _silu_slope, (-0.1, 1.1), 0.5001, 10.0, -1, -1)
+
+
+@cache
+def softplus(beta: float, threshold: float) -> Smooth:
+    """log(1 + exp(beta x)) / beta; PyTorch jumps to x where beta x passes the threshold."""
+    return Smooth(
+        lambda x: F.softplus(x, beta, threshold), lambda x: torch.sigmoid(beta * x),
+        (0.0, 1.0), beta / 4, 15 / beta, 1, 1, math.log1p(math.exp(-threshold)) / beta,
+    )  # fmt: skip
+
+
+@cache
+def celu(alpha: float) -> Smooth:
+    """X above 0, alpha (exp(x / alpha) - 1) below."""
+    return Smooth(
+        lambda x: F.celu(x, alpha), lambda x: torch.exp(x.clamp(max=0) / alpha),
+        (0.0, 1.0), 1 / alpha, 15 * alpha, 1, 1,
+    )  # fmt: skip

@@ -44,7 +44,7 @@ class Ball:
         down, up = self._room()
         return self.x + down, self.x + up
 
-    def lowest(self, a: Float[Tensor, "b rows *d"], quick: bool = False) -> Float[Tensor, "n rows"]:
+    def concretize(self, a: Float[Tensor, "b rows *d"], quick: bool = False) -> Float[Tensor, "n rows"]:
         """A lower bound of <a, z> over its points z: exact but for L2 within a box, and nearly there.
 
         Args:
@@ -60,7 +60,7 @@ class Ball:
         return torch.maximum(self.low, -bound), torch.minimum(self.high, bound)
 
     def reach(self, a: Tensor, quick: bool = False) -> Tensor:
-        """How far <a, z> can fall below <a, x>; as `lowest`."""
+        """How far <a, z> can fall below <a, x>; as `concretize`."""
         if self.low is None or self.high is None:
             dual: Tensor = torch.linalg.vector_norm(a.flatten(2), self.norm.dual.p, dim=2)
             return self.radius.unsqueeze(1) * dual

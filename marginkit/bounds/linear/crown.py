@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
-from marginkit.bounds.graph.ops import Convolution, Interval, Lines, Scale
-from marginkit.bounds.graph.relaxations import Rectifier, Sloped, inner
+from marginkit.bounds.graph.ops import Convolution, Interval, LinearBounds, Scale
+from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inner
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.patches import Coefficients, single_entries
 
@@ -66,10 +66,10 @@ class Propagation:
         """The best bounds met while unstable ReLUs' lower slopes climb; every slope allowed is a proof."""
         graph, last, wanted = known.graph, len(known.graph.nodes) - 1, Coefficients(targets)
         best = known.lowest(last, wanted)
-        free: dict[int, tuple[Sloped, Interval, float]] = {}
+        free: dict[int, tuple[LinearRelaxation, Interval, float]] = {}
         for j, lines in known.lines.items():
             op, source = graph.nodes[j].op, graph.nodes[j].inputs[0]
-            if isinstance(op, Rectifier) and isinstance(lines, Sloped):
+            if isinstance(op, Rectifier) and isinstance(lines, LinearRelaxation):
                 free[j] = (lines, known.intervals[source], op.negative)
         for _ in range(self.ascents if free else 0):
             with torch.enable_grad():
@@ -85,7 +85,7 @@ class Propagation:
 
     def _tightened(self, known: _Known, i: int) -> Interval:
         """The interval met with the one that linear functions give, where that can matter."""
-        low, high = (end.flatten(1) for end in known.intervals[i])
+        low, high = (end.reshape(len(end), -1) for end in known.intervals[i])
         matters = torch.full_like(low, self.same, dtype=torch.bool) | (low < high)
         if self.same:  # the published bound meets no intervals, and a tighter one can end up looser
             low, high = torch.full_like(low, -torch.inf), torch.full_like(high, torch.inf)
@@ -101,7 +101,7 @@ class Propagation:
         for rows, chosen in single_entries(wanted, shape, most_rows, low.dtype):
             chosen = chosen.expand(len(low), -1)
             least = known.lowest(i, rows, quick=quick)
-            most = -known.lowest(i, Coefficients(-rows.a, rows.window), quick=quick)
+            most = -known.lowest(i, Coefficients(-rows.a, rows.patch), quick=quick)
             mine = matters.gather(1, chosen)  # not what another sample asked for
             low = low.scatter(1, chosen, torch.where(mine, least, -torch.inf).maximum(low.gather(1, chosen)))
             high = high.scatter(1, chosen, torch.where(mine, most, torch.inf).minimum(high.gather(1, chosen)))
@@ -109,7 +109,7 @@ class Propagation:
         return torch.minimum(low, high), torch.maximum(low, high)
 
 
-def _climbed(lines: Sloped, up: Tensor, interval: Interval, least: float) -> Sloped:
+def _climbed(lines: LinearRelaxation, up: Tensor, interval: Interval, least: float) -> LinearRelaxation:
     """Lower slopes a step up the gradient, between the two pieces' own; stable neurons keep their line."""
     unstable = (interval[0] < 0) & (interval[1] > 0)
     moved = (lines.lower_slope + CLIMB * up.sign()).clamp(least, 1)
@@ -123,7 +123,7 @@ class _Known:
     graph: Graph
     ball: Ball
     intervals: list[Interval] = field(default_factory=list)
-    lines: dict[int, Lines] = field(default_factory=dict)
+    lines: dict[int, LinearBounds] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
 
     def forward(self, i: int) -> Interval:
@@ -142,7 +142,7 @@ class _Known:
             i: the node.
             wanted: the linear functions.
             stop: at nonlinear operations, and take their intervals.
-            quick: as in `Ball.lowest`.
+            quick: as in `Ball.concretize`.
         """
         pending, total = {i: wanted}, wanted.a.new_zeros(1, wanted.a.shape[1])
 
@@ -157,9 +157,9 @@ class _Known:
                 total = total + _over_interval(c.whole(node.shape), self.intervals[j])
             elif j in self.lines:
                 lines = self.lines[j]
-                if isinstance(lines, Sloped):
+                if isinstance(lines, LinearRelaxation):
                     back, offset = lines.part(c.of).backward(c.a)
-                    add(node.inputs[0], Coefficients(back, c.window))
+                    add(node.inputs[0], Coefficients(back, c.patch))
                 else:
                     back, offset = lines.backward(c.whole(node.shape))
                     add(node.inputs[0], Coefficients(back))
@@ -170,16 +170,16 @@ class _Known:
                     add(k, part)
         if 0 in pending:
             ball = self.ball.part(pending[0].of)
-            total = total + ball.lowest(pending[0].a, quick)
+            total = total + ball.concretize(pending[0].a, quick)
         return total.expand(len(self.ball.x), -1)
 
     def _transposed(self, j: int, c: Coefficients) -> list[Coefficients]:
         node = self.graph.nodes[j]
         shapes = [self.graph.nodes[k].shape for k in node.inputs]
-        if c.window is not None and isinstance(node.op, Convolution):
+        if c.patch is not None and isinstance(node.op, Convolution):
             return [c.through(node.op, shapes[0])]
-        if c.window is not None and isinstance(node.op, Scale) and shapes[0] == node.shape:
-            return [Coefficients(c.a * c.of(node.op.scale.expand(node.shape)), c.window)]
+        if c.patch is not None and isinstance(node.op, Scale) and shapes[0] == node.shape:
+            return [Coefficients(c.a * c.of(node.op.scale.expand(node.shape)), c.patch)]
         a = c.whole(node.shape)
         assert affine(node.op)
         back = node.op.transpose(a.flatten(0, 1), shapes)

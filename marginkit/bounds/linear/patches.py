@@ -1,4 +1,4 @@
-"""Coefficients that are zero outside a window of an image, of which only the window is kept."""
+"""Coefficients that are zero outside a patch of an image, of which only the patch is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marginkit.bounds.graph.ops import Convolution, Shape
 
-Window = tuple[slice, slice]
+Patch = tuple[slice, slice]
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,35 +19,35 @@ class Coefficients:
     """Linear functions of a value.
 
     Attributes:
-        a: [b, rows, *shape], b = 1 where all samples share them; or of an image [c, h, w] the window.
-        window: where that is; None for all of it.
+        a: [b, rows, *shape], b = 1 where all samples share them; or of an image [c, h, w] the patch.
+        patch: where that is; None for all of it.
     """
 
     a: Tensor
-    window: Window | None = None
+    patch: Patch | None = None
 
     def of(self, values: Tensor) -> Tensor:
         """The part of values [n, *shape] that is kept."""
-        return values if self.window is None else values[(..., *self.window)]
+        return values if self.patch is None else values[(..., *self.patch)]
 
     def whole(self, shape: Shape) -> Tensor:
         """With the zeros."""
-        if self.window is None:
+        if self.patch is None:
             return self.a
-        (top, left), (high, wide) = (part.start for part in self.window), shape[1:]
-        return F.pad(self.a, (left, wide - self.window[1].stop, top, high - self.window[0].stop))
+        (top, left), (high, wide) = (part.start for part in self.patch), shape[1:]
+        return F.pad(self.a, (left, wide - self.patch[1].stop, top, high - self.patch[0].stop))
 
     def plus(self, other: Coefficients, shape: Shape) -> Coefficients:
         """The sum."""
-        if self.window == other.window:
-            return Coefficients(self.a + other.a, self.window)
+        if self.patch == other.patch:
+            return Coefficients(self.a + other.a, self.patch)
         return Coefficients(self.whole(shape) + other.whole(shape))
 
     def through(self, convolution: Convolution, shape: Shape) -> Coefficients:
-        """The transposed convolution of a window, of the inputs' shape."""
-        assert self.window is not None
+        """The transposed convolution of a patch, of the inputs' shape."""
+        assert self.patch is not None
         starts, sizes = [], []
-        for axis, part in enumerate(self.window):
+        for axis, part in enumerate(self.patch):
             reach = convolution.dilation[axis] * (convolution.weight.shape[2 + axis] - 1)
             starts.append(part.start * convolution.stride[axis] - convolution.padding[axis])
             sizes.append((part.stop - part.start - 1) * convolution.stride[axis] + reach + 1)
@@ -67,7 +67,7 @@ def single_entries(
     """The entries of values [n, *shape] that matter, a few at a time, as linear functions of one entry each.
 
     Those of an image are shared by the samples, and taken from small tiles, so that their coefficients stay
-    in a window; those of other shapes are each sample's own, where one with fewer repeats others of its own.
+    in a patch; those of other shapes are each sample's own, where one with fewer repeats others of its own.
 
     Args:
         matters: [n, entries].
@@ -94,13 +94,13 @@ def _tiles(
     union = matters.any(0).view(shape)
     for top in range(0, shape[1], side):
         for left in range(0, shape[2], side):
-            window = (slice(top, min(top + side, shape[1])), slice(left, min(left + side, shape[2])))
-            tile = union[(..., *window)]
+            patch = (slice(top, min(top + side, shape[1])), slice(left, min(left + side, shape[2])))
+            tile = union[(..., *patch)]
             for chosen in torch.split(tile.flatten().nonzero().T, most, dim=1):
                 if chosen.numel():
                     rows = _one_hot(chosen, tile.numel(), dtype).view(*chosen.shape, *tile.shape)
-                    found = positions[(..., *window)].flatten()[chosen]
-                    yield Coefficients(rows, window), found.expand(len(matters), -1)
+                    found = positions[(..., *patch)].flatten()[chosen]
+                    yield Coefficients(rows, patch), found.expand(len(matters), -1)
 
 
 def _one_hot(chosen: Tensor, entries: int, dtype: torch.dtype) -> Tensor:

@@ -7,19 +7,19 @@ from dataclasses import replace
 import torch
 
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Nodes
+from marginkit.bounds.relu.subproblems import Subdomains
 
 CANDIDATES = 4  # units of which both halves are looked at before one is split
 
 
-def chosen(space: Relaxation, nodes: Nodes) -> Nodes:
+def chosen(space: Relaxation, nodes: Subdomains) -> Subdomains:
     """Chooses the unit to split: of those that loosen the bound most, the one whose halves are farthest.
 
     How much a unit loosens it is seen at the hyperplane's nearest point, and by the line's offset (Bunel
     et al., arXiv 1909.06588); a few are then tried (De Palma et al., arXiv 2104.06718).
     """
     lines = space.lines(nodes)
-    if not space.chain.units:
+    if not space.network.units:
         return nodes
     _, planes, a = space.distance(nodes, lines, nodes.alpha, nodes.beta)
     h = space.values(planes.point, a, lines, nodes.alpha)
@@ -27,7 +27,7 @@ def chosen(space: Relaxation, nodes: Nodes) -> Nodes:
     error = torch.where(a > 0, value - nodes.alpha * h, lines.chord * h + lines.offset - value)
     score = a.abs() * (error.clamp(min=0) + 0.1 * lines.offset)
     score = torch.where(lines.undecided, score, -1)
-    found, best = score.topk(min(CANDIDATES, space.chain.units), dim=1)
+    found, best = score.topk(min(CANDIDATES, space.network.units), dim=1)
     pick, most = best[:, 0], torch.full_like(nodes.bound, -torch.inf)
     for k in range(best.shape[1] if len(nodes) else 0):
         halves = replace(nodes, pick=best[:, k]).halves()

@@ -15,7 +15,7 @@ from marginkit.bounds.graph.ops import Affine, Shape
 from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier
 from marginkit.bounds.graph.unsupported import Unsupported
-from marginkit.bounds.relu.network import Chain
+from marginkit.bounds.relu.network import ReLUNetwork
 
 UNITS = 2000  # ReLUs, and classes, that are worth a dense matrix
 
@@ -76,6 +76,12 @@ class _Layers:
         shape = value.constant.shape[1:]
         return Value(torch.zeros_like(value.constant), {len(self.slopes): eye.view(-1, *shape)})
 
+    def bent(self, value: Value, slope: float) -> Value:
+        """max(value, slope value); below 0 its slope makes it slope value + (1 - slope) relu(value)."""
+        if slope >= 0:
+            return self.rectified(value, slope)
+        return value.map(lambda part: slope * part).plus(self.rectified(value, 0.0), 1 - slope)
+
     def pooled(self, value: Value, pool: MaxPool, shape: Shape) -> Value:
         """The largest of each window, by max(a, b) = b + relu(a - b) in as many rounds as it takes."""
         image = value.constant.shape[1:]
@@ -91,7 +97,7 @@ class _Layers:
         return left.map(lambda part: part.view(-1, *shape))
 
 
-def chain(graph: Graph, units: int = UNITS) -> Chain:
+def relu_network(graph: Graph, units: int = UNITS) -> ReLUNetwork:
     """The graph as matrices.
 
     Raises:
@@ -106,7 +112,7 @@ def chain(graph: Graph, units: int = UNITS) -> Chain:
     for node in graph.nodes[1:]:
         inputs = [values[i] for i in node.inputs]
         if isinstance(node.op, Rectifier):
-            values.append(layers.rectified(inputs[0], node.op.negative))
+            values.append(layers.bent(inputs[0], node.op.negative))
         elif isinstance(node.op, MaxPool):
             values.append(layers.pooled(inputs[0], node.op, node.shape))
         elif affine(node.op):
@@ -114,7 +120,7 @@ def chain(graph: Graph, units: int = UNITS) -> Chain:
         else:
             raise Unsupported(f"{type(node.op).__name__}, which is not piecewise linear or can't be split")
     layers.append(values[-1])
-    return Chain(tuple(layers.weights), tuple(layers.biases), tuple(layers.slopes), width=width)
+    return ReLUNetwork(tuple(layers.weights), tuple(layers.biases), tuple(layers.slopes), width=width)
 
 
 def _mapped(op: Affine, inputs: list[Value], node: Node, units: int) -> Value:

@@ -17,7 +17,7 @@ MEMORY = 2**17  # numbers that stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
-class Caps:
+class HalfSpaces:
     """{z : |z| <= radius, normal z + level <= 0} within a box, one for each part of the domain.
 
     Where a linear bound of a margin is positive no adversarial input lies, so units need to be bounded
@@ -39,8 +39,8 @@ class Caps:
     norm: Norm
     room: tuple[Tensor | None, Tensor | None]
 
-    def lowest(self, a: Float[Tensor, "m f"], of: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
-        """Lower bounds of <a, z> over the caps `of`; never below that over the whole ball.
+    def concretize(self, a: Float[Tensor, "m f"], of: Int[Tensor, "m"]) -> Float[Tensor, "m"]:
+        """Lower bounds of <a, z> over the half_spaces `of`; never below that over the whole ball.
 
         Each multiplier t >= 0 of the hyperplane gives the bound t level + min <a + t normal, z> over the
         ball, concave in t.
@@ -48,9 +48,9 @@ class Caps:
         rows = max(1, MEMORY // max(1, a.shape[1]))
         wanted = (a, self.normal[of], self.level[of])
         parts = zip(*(torch.split(tensor, rows) for tensor in wanted), strict=True)
-        return torch.cat([self._lowest(*part) for part in parts])
+        return torch.cat([self._concretize(*part) for part in parts])
 
-    def _lowest(self, a: Tensor, normal: Tensor, level: Tensor) -> Tensor:
+    def _concretize(self, a: Tensor, normal: Tensor, level: Tensor) -> Tensor:
         """By golden-section search for the best multiplier."""
         ratio = L2.length(a) / L2.length(normal).clamp(min=1e-30)
         low, high = (None if end is None else end.expand_as(a) for end in self.room)

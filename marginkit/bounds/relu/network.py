@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class ReLUNetwork:
     """h_l = b_l + sum over j < l of W_lj v_j, with v_0 the input and v_j = max(h_j, slope_j h_j).
 
     Most layers see one other alone; residual additions and max-pooling make some see several.
@@ -52,7 +52,7 @@ class Chain:
             found = found + values[source] @ weight.T
         return found
 
-    def around(self, origin: Float[Tensor, "1 f"]) -> Chain:
+    def around(self, origin: Float[Tensor, "1 f"]) -> ReLUNetwork:
         """The same of displacements from `origin`."""
         biases = [
             bias + (origin @ weights[0].T)[0] if 0 in weights else bias
@@ -65,7 +65,7 @@ class Chain:
         """The linear functions of the input that the network is made of."""
         return sum(len(weights[0]) for weights in self.weights if 0 in weights)
 
-    def rotated(self) -> tuple[Chain, Float[Tensor, "f into"]]:
+    def rotated(self) -> tuple[ReLUNetwork, Float[Tensor, "f into"]]:
         """The same of a point's coordinates in the span of those functions, and a basis of it.
 
         Nothing outside that span moves a score, and in it lengths in L2 stay what they are.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Nodes:
+class Subdomains:
     """Parts of the domain, a row each: one rival, some units known to be on or off.
 
     Attributes:
@@ -35,33 +35,33 @@ class Nodes:
     def __len__(self) -> int:
         return len(self.rival)
 
-    def __getitem__(self, rows: Tensor | slice) -> Nodes:
-        return Nodes(*(getattr(self, field.name)[rows] for field in fields(self)))
+    def __getitem__(self, rows: Tensor | slice) -> Subdomains:
+        return Subdomains(*(getattr(self, field.name)[rows] for field in fields(self)))
 
-    def each(self) -> Iterator[Nodes]:
+    def each(self) -> Iterator[Subdomains]:
         """One at a time."""
         return (self[i : i + 1] for i in range(len(self)))
 
     @staticmethod
-    def join(parts: Sequence[Nodes]) -> Nodes:
+    def join(parts: Sequence[Subdomains]) -> Subdomains:
         """One after the other."""
-        return Nodes(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Nodes)))
+        return Subdomains(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Subdomains)))
 
     @property
     def undecided(self) -> Tensor:
         """Units that may be on or off."""
         return (self.low < 0) & (self.high > 0)
 
-    def halves(self) -> Nodes:
+    def halves(self) -> Subdomains:
         """Both halves of each at its `pick`: first all with the unit on, then all with it off."""
         column = self.pick.unsqueeze(1)
         on = replace(self, low=self.low.scatter(1, column, 0.0), split=self.split.scatter(1, column, 1.0))
         off = replace(self, high=self.high.scatter(1, column, 0.0), split=self.split.scatter(1, column, -1.0))
-        return Nodes.join([on, off])
+        return Subdomains.join([on, off])
 
 
 @dataclass(frozen=True, eq=False)
-class Lines:
+class UnitRelaxation:
     """On each hidden unit's interval: the upper line's slope and offset, and where it is undecided."""
 
     undecided: Tensor
@@ -70,7 +70,7 @@ class Lines:
 
 
 @dataclass(frozen=True, eq=False)
-class Planes:
+class Hyperplanes:
     """Hyperplanes {z : normal z + level = 0}, one a part; its adversarial inputs lie where that is <= 0.
 
     Attributes:
@@ -83,13 +83,13 @@ class Planes:
     level: Tensor
     point: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Planes:
-        return Planes(self.normal[rows], self.level[rows], self.point[rows])
+    def __getitem__(self, rows: Tensor) -> Hyperplanes:
+        return Hyperplanes(self.normal[rows], self.level[rows], self.point[rows])
 
-    def where(self, chosen: Tensor, other: Planes) -> Planes:
+    def where(self, chosen: Tensor, other: Hyperplanes) -> Hyperplanes:
         """These where chosen, else the others."""
         tall = chosen.unsqueeze(1)
-        return Planes(
+        return Hyperplanes(
             torch.where(tall, self.normal, other.normal),
             torch.where(chosen, self.level, other.level),
             torch.where(tall, self.point, other.point),

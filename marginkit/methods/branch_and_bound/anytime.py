@@ -27,12 +27,12 @@ def search(
         deadline: by `time.monotonic`.
         known: both ends; an upper one below the length of `point` only ends the search sooner.
     """
-    chain = relaxation.chain
+    network = relaxation.network
     flat = relaxation.norm.p == 2 and relaxation.room == (None, None)
-    if not flat or chain.rows >= chain.width:
+    if not flat or network.rows >= network.width:
         return _grow(relaxation, point, tolerance, deadline, known)
-    narrow, basis = chain.rotated()
-    lower, point = _grow(replace(relaxation, chain=narrow), point @ basis, tolerance, deadline, known)
+    narrow, basis = network.rotated()
+    lower, point = _grow(replace(relaxation, network=narrow), point @ basis, tolerance, deadline, known)
     return lower, basis @ point
 
 

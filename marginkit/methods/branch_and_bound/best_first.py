@@ -12,7 +12,7 @@ from torch import Tensor
 
 from marginkit.bounds.relu.branching_rule import chosen
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Nodes, Planes
+from marginkit.bounds.relu.subproblems import Hyperplanes, Subdomains
 from marginkit.logits import crossed, gap, rivals
 from marginkit.methods.search.polytope import Region
 
@@ -40,7 +40,7 @@ class Search:
         self.upper = float(relaxation.norm.length(point[None]))
         self.tolerance = tolerance
         self.limit = limit
-        self.queue: list[tuple[float, int, Nodes]] = []
+        self.queue: list[tuple[float, int, Subdomains]] = []
         self.counter = itertools.count()
         self.seen: set[tuple[int, bytes]] = set()  # linear regions that were solved
         self.settled = float("inf")  # the least bound of what has left the queue for good
@@ -68,7 +68,7 @@ class Search:
         if time.monotonic() >= deadline:
             return
         space, label = self.relaxation, self.relaxation.label
-        classes = torch.arange(len(space.chain.biases[-1]))
+        classes = torch.arange(len(space.network.biases[-1]))
         self.settled = float("inf")
         self._examine(space.root(classes[classes != label], self.radius), FIRST)
         most = BATCH
@@ -81,10 +81,10 @@ class Search:
 
     def _step(self, most: int) -> int:
         """Halves or solves so many parts, those of the least bounds."""
-        taken: list[Nodes] = []
+        taken: list[Subdomains] = []
         while self.queue and len(taken) < most and self.queue[0][0] < self.enough:
             taken.append(heapq.heappop(self.queue)[2])
-        nodes = Nodes.join(taken)
+        nodes = Subdomains.join(taken)
         whole = nodes.pick < 0
         if whole.any():
             leaves, _ = self._drop(*self.relaxation.bounded(nodes[whole], LONG))
@@ -94,12 +94,12 @@ class Search:
             self._examine(nodes[~whole].halves(), STEPS)
         return len(taken)
 
-    def _examine(self, nodes: Nodes, steps: int) -> None:
+    def _examine(self, nodes: Subdomains, steps: int) -> None:
         """Bounds parts; then their units beyond the hyperplanes found, and them once more."""
         nodes, planes = self._drop(*self.relaxation.bounded(nodes, steps // 2))
         if not len(nodes):
             return
-        layers = range(len(self.relaxation.chain.sizes))
+        layers = range(len(self.relaxation.network.sizes))
         nodes = self.relaxation.tightened(nodes, self.radius, layers, quick=True, beyond=planes)
         nodes, planes = self._drop(nodes, planes)
         if not len(nodes):
@@ -111,14 +111,14 @@ class Search:
         for node in chosen(self.relaxation, nodes).each():
             heapq.heappush(self.queue, (float(node.bound), next(self.counter), node))
 
-    def _drop(self, nodes: Nodes, planes: Planes) -> tuple[Nodes, Planes]:
+    def _drop(self, nodes: Subdomains, planes: Hyperplanes) -> tuple[Subdomains, Hyperplanes]:
         """Without the parts that need no more work."""
         done = nodes.bound >= self.enough
         if done.any():
             self.settled = min(self.settled, float(nodes.bound[done].amin()))
         return nodes[~done], planes[~done]
 
-    def _solve(self, leaf: Nodes) -> None:
+    def _solve(self, leaf: Subdomains) -> None:
         """A part in which the network is linear, by its multipliers and no solver's word."""
         if time.monotonic() >= self.deadline:
             heapq.heappush(self.queue, (float(leaf.bound), next(self.counter), leaf))
@@ -136,13 +136,13 @@ class Search:
                 break
         self.settled = min(self.settled, max(float(length), float(leaf.bound)))
 
-    def _try(self, nodes: Nodes, points: Tensor) -> None:
+    def _try(self, nodes: Subdomains, points: Tensor) -> None:
         """Looks for a nearer input where the boundary seems nearest: in that point's linear region."""
         self.look_around(points[int(nodes.bound.argmin())])
 
     def look_around(self, point: Tensor) -> None:
         """Solves the linear region of a displacement, where that can hold a nearer adversarial input."""
-        hidden, scores = self.relaxation.chain.hidden(point[None])
+        hidden, scores = self.relaxation.network.hidden(point[None])
         rival = int(rivals(scores, torch.tensor([self.relaxation.label]), 1))
         on = (hidden[0] >= 0).double()
         seen = (rival, on.bool().numpy().tobytes())
@@ -171,18 +171,18 @@ class Search:
             length = float(self.relaxation.norm.length(moved))
             if length >= self.upper:
                 return
-            _, scores = self.relaxation.chain.hidden(moved)
+            _, scores = self.relaxation.network.hidden(moved)
             if crossed(scores, torch.tensor([self.relaxation.label]), SLACK):
                 self.upper, self.point = length, moved[0]
                 return
 
     def _region(self, on: Tensor, sign: Tensor, rival: int) -> tuple[Region, float]:
         """Where the units are so and the rival leads, and by how much it is asked to lead."""
-        chain, label = self.relaxation.chain, self.relaxation.label
-        normal, offset = chain.jacobian(on)
+        network, label = self.relaxation.network, self.relaxation.label
+        normal, offset = network.jacobian(on)
         units = sign.nonzero().squeeze(1)
         side = sign[units]
-        base = chain.units
+        base = network.units
         rows = torch.cat([(normal[base + rival] - normal[base + label])[None], side[:, None] * normal[units]])
         slack = (SLACK + 0.5) * float(
             gap(offset[None, base:], torch.tensor([label]), torch.tensor([[rival]]))

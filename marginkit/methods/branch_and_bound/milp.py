@@ -10,7 +10,7 @@ from scipy import optimize, sparse
 from torch import Tensor
 
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Nodes
+from marginkit.bounds.relu.subproblems import Subdomains
 from marginkit.methods.branch_and_bound.best_first import FIRST, Search
 from marginkit.norms import L1
 
@@ -26,7 +26,7 @@ def solve(
     found.deadline = deadline
     if time.monotonic() >= deadline:
         return 0.0, point
-    classes = torch.arange(len(relaxation.chain.biases[-1]))
+    classes = torch.arange(len(relaxation.network.biases[-1]))
     roots = relaxation.root(classes[classes != relaxation.label], found.upper)
     lower = float("inf")
     roots, _ = relaxation.bounded(roots, FIRST)  # rivals that stay beyond need no programme
@@ -39,7 +39,7 @@ def solve(
 
 
 def programme(
-    relaxation: Relaxation, root: Nodes, radius: float, seconds: float
+    relaxation: Relaxation, root: Subdomains, radius: float, seconds: float
 ) -> tuple[float, np.ndarray | None]:
     """The solver's bound on one rival's distance, inf beyond `radius`; and its best displacement.
 
@@ -48,11 +48,11 @@ def programme(
     """
     if seconds <= 0:
         return 0.0, None
-    chain, norm, rival = relaxation.chain, relaxation.norm, int(root.rival)
-    f, units = chain.width, chain.units
+    network, norm, rival = relaxation.network, relaxation.norm, int(root.rival)
+    f, units = network.width, network.units
     moves = 2 * f if norm is L1 else f
     width = moves + 3 * units + 1  # z, h, v, d, and the length in Linf
-    slope = np.repeat(np.array(chain.slopes), chain.sizes) if units else np.zeros(0)
+    slope = np.repeat(np.array(network.slopes), network.sizes) if units else np.zeros(0)
     low, high = root.low[0].numpy(), root.high[0].numpy()
     eye_f = np.eye(f)
     unit = np.hstack([eye_f, -eye_f]) if norm is L1 else eye_f
@@ -65,7 +65,7 @@ def programme(
         rows.append(optimize.LinearConstraint(sparse.csr_array(whole), least, most))
 
     free = np.inf
-    starts = [0, *np.cumsum([0, *chain.sizes])]  # of each hidden layer's units
+    starts = [0, *np.cumsum([0, *network.sizes])]  # of each hidden layer's units
 
     def value(weights: dict[int, Tensor]) -> dict[int, np.ndarray]:
         """A layer's blocks: of the displacement, of the units' values after."""
@@ -74,11 +74,11 @@ def programme(
             for j, w in weights.items()
         }
 
-    for k, (size, bias) in enumerate(zip(chain.sizes, chain.biases[:-1], strict=True)):
+    for k, (size, bias) in enumerate(zip(network.sizes, network.biases[:-1], strict=True)):
         at = moves + int(starts[k + 1])
-        add({**value(chain.weights[k]), at: -np.eye(size)}, -bias.numpy(), -bias.numpy())
-    lead = {j: w[[rival]] - w[[relaxation.label]] for j, w in chain.weights[-1].items()}
-    ahead = float(chain.biases[-1][rival] - chain.biases[-1][relaxation.label])
+        add({**value(network.weights[k]), at: -np.eye(size)}, -bias.numpy(), -bias.numpy())
+    lead = {j: w[[rival]] - w[[relaxation.label]] for j, w in network.weights[-1].items()}
+    ahead = float(network.biases[-1][rival] - network.biases[-1][relaxation.label])
     add(value(lead), np.array([-ahead]), np.array([free]))
     if units:
         eye, h, v, d = np.eye(units), moves, moves + units, moves + 2 * units

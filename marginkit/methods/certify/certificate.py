@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from marginkit.activations import measuring
-from marginkit.bounds.graph.graph import Graph, doubled, trace
+from marginkit.bounds.graph.graph import Graph, doubled
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.guard.answer import answer
 from marginkit.kinds import Status
-from marginkit.logits import Labels, logit_margin
+from marginkit.logits import Labels, Scores, differences, logit_margin
+from marginkit.methods.certify.faithful import require_kept, traced
 from marginkit.methods.search.verification import classify, require_inside
 from marginkit.norms import Vectors
 from marginkit.types import Bracket, Threat
 
 Certify = Callable[[Graph, Tensor, Tensor, Threat], tuple[Tensor, Tensor]]
-ROUNDING = 1e-9  # of a score, and of a radius: far more than float64 loses on the way
+ROUNDING = 1e-9  # of a radius, and of the scores' range: far more than float64 loses on the way
+LAST_DIGITS = 2**-46  # of the scores themselves: 64 roundings
 
 
 def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify: Certify) -> Bracket:
@@ -34,6 +37,9 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
     Returns:
         Brackets [radius, inf]. Where the model has an operation without bounds all are [0, inf] with status
         UNSUPPORTED, and the note names it.
+
+    Raises:
+        MethodError: a proof turned out not to hold.
     """
     with measuring(model, x, y) as given, torch.no_grad():
         model, x, y = given.model, given.x, given.y
@@ -50,11 +56,14 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
         try:
             if len(sought):
                 inputs = x[sought].detach().double()
-                graph = trace(doubled(model), inputs)
+                double = doubled(model)
+                graph = traced(double, inputs, threat)
                 still = logit_margin(graph(inputs), y[sought])[0] > 0
                 sought, inputs = sought[still], inputs[still]
                 if len(sought):
-                    radius[sought], rival[sought] = certify(graph, inputs, y[sought], threat)
+                    proved, blocking = certify(graph, inputs, y[sought], threat)
+                    require_kept(graph, double, inputs, y[sought], threat, proved * (1 - ROUNDING))
+                    radius[sought], rival[sought] = proved, blocking
         except Unsupported as found:
             note, unsupported = f"no bounds for {found}", True
     unproved = int(Status.UNSUPPORTED if unsupported else Status.EXHAUSTED)
@@ -65,3 +74,15 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
         rival=rival,
         note=note,
     )
+
+
+def slack(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+    """How far a proved f_y - f_j has to stay above 0: by what rounding can have cost.
+
+    A share of that difference and of the usual one, and a few units in the last places of both scores: a
+    constant added to all scores, or a class that is masked by a huge one, costs others nothing.
+    """
+    apart = differences(scores, y, rival).abs()
+    usual = apart.median(1, keepdim=True).values
+    size = scores.gather(1, y.unsqueeze(1)).abs() + scores.gather(1, rival).abs()
+    return ROUNDING * (apart + usual) + LAST_DIGITS * size
