@@ -156,7 +156,7 @@ class Bound:
             shaped = {j: wins.view(*wins.shape, *[1] * (mine[j].ndim - 2)) for j in mine}
             return {j: torch.where(shaped[j], theirs[j], mine[j]) for j in mine}
 
-        value = torch.maximum(self.value, other.value)
+        value = torch.where(wins, other.value, self.value)
         return Bound(value, chosen(self.slopes, other.slopes), chosen(self.multipliers, other.multipliers))
 
     def part(self, samples: Tensor) -> Bound:

@@ -51,6 +51,18 @@ class Propagation:
         self, graph: Graph, ball: Ball, targets: Float[Tensor, "n rows classes"]
     ) -> Float[Tensor, "n rows"]:
         """Lower bounds of the scores' linear functions within the ball."""
+        known = self._known(graph, ball)
+        if self.stretches:
+            return largest_bound(known.enclosure, targets, self.climbs)
+        if self.ascents and self.tightness != "ibp" and not self.same:
+            return self._ascended(known, targets)
+        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+
+    def enclosure(self, graph: Graph, ball: Ball) -> Enclosure:
+        """Where every node's values are; with `stretches`."""
+        return self._known(graph, ball).enclosure
+
+    def _known(self, graph: Graph, ball: Ball) -> _Known:
         known = _Known(graph, ball)
         tighten = [False] * len(graph.nodes)
         for node in graph.nodes:
@@ -68,12 +80,7 @@ class Propagation:
                 known.intervals[i] = self._tightened(known, i)
             if nonlinear(node.op):
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
-        if self.stretches:
-            within = Enclosure(graph, ball, known.centres, known.radii, known.intervals)
-            return largest_bound(within, targets, self.climbs)
-        if self.ascents and self.tightness != "ibp" and not self.same:
-            return self._ascended(known, targets)
-        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+        return known
 
     def _ascended(self, known: _Known, targets: Float[Tensor, "n rows classes"]) -> Float[Tensor, "n rows"]:
         """The best bounds met while unstable ReLUs' lower slopes climb; every slope allowed is a proof."""
@@ -142,6 +149,11 @@ class _Known:
     centres: list[Tensor] = field(default_factory=list)
     radii: list[Tensor] = field(default_factory=list)
 
+    @property
+    def enclosure(self) -> Enclosure:
+        """For bounds in L2."""
+        return Enclosure(self.graph, self.ball, self.centres, self.radii, self.intervals)
+
     def forward(self, i: int) -> Interval:
         """The interval rule of node i."""
         node = self.graph.nodes[i]
@@ -150,7 +162,7 @@ class _Known:
         return node.op.interval(*(self.intervals[j] for j in node.inputs))
 
     def surround(self, i: int, stretch: float) -> None:
-        """The ball around node i's values; its interval meets what the balls before it leave of each entry."""
+        """The ball around node i's values; its interval meets what the balls before it leave an entry."""
         node = self.graph.nodes[i]
         if node.op is None:
             self.centres.append(self.ball.x)

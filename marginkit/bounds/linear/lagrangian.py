@@ -54,6 +54,10 @@ class Layer:
         for low, high, lines in self.pieces:
             slope, height = _line(c, lines)
             least = torch.minimum(least, _parabola(slope - g, wide, self.centre, low, high) + height)
+        if len(self.pieces) > 2:  # lines around a smooth activation may be nearer to it on the whole
+            slope, height = _line(c, self.lines)
+            ends = self.pieces[0][0], self.pieces[-1][1]
+            least = torch.maximum(least, _parabola(slope - g, wide, self.centre, *ends) + height)
         return least.flatten(2).sum(2) - lam / 2 * self.radius.unsqueeze(1).square()
 
     @cached_property
