@@ -35,13 +35,13 @@ def convolution_norm(op: Convolution, shape: Shape) -> Tensor:
         reach = size + (op.weight.shape[axis] - 1) * dilation
         sizes.append(-(-reach // stride) * stride)
     spread = weight.new_zeros(*weight.shape[:2], *sizes)
-    spread[(..., *(slice(0, None, d) for d in op.dilation))][
-        (..., *(slice(0, k) for k in weight.shape[2:]))
-    ] = weight
-    modes = torch.fft.fftn(spread, dim=tuple(axes))
+    taps = (slice(0, d * (k - 1) + 1, d) for d, k in zip(op.dilation, weight.shape[2:], strict=True))
+    spread[(..., *taps)] = weight
+    modes: Tensor = torch.fft.fftn(spread, dim=tuple(axes))
     for axis, stride in zip(axes, op.stride, strict=True):
         modes = modes.unflatten(axis, (stride, -1)).movedim(axis, 1).flatten(1, 2)
-    return matrix_norm(modes.flatten(2).movedim(2, 0)).amax() / prod(op.stride) ** 0.5
+    largest: Tensor = matrix_norm(modes.flatten(2).movedim(2, 0)).amax()
+    return largest / prod(op.stride) ** 0.5
 
 
 def _ungrouped(op: Convolution) -> Tensor:

@@ -44,7 +44,7 @@ class Crown:
     bounds: Tightness = "crown"
     slopes: Literal["adaptive", "same"] = "adaptive"
     ascents: int = 3
-    climbs: int = 60
+    climbs: int = 20
     precision: float = 2**-10
     memory: int = 2**20
     kind: ClassVar[Kind] = Kind.LOWER

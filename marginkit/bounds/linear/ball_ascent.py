@@ -199,10 +199,11 @@ def _climbed(within: Enclosure, targets: Tensor, start: Bound, rate: float) -> B
         slopes = {j: values.clone().requires_grad_() for j, values in start.slopes.items()}
         logs = {}
         for j, values in start.multipliers.items():
-            least = SMALLEST * values.amax().clamp(min=SMALLEST)
-            logs[j] = values.clamp(min=float(least)).log().requires_grad_()
+            least = SMALLEST * values.amax(1, keepdim=True).clamp(min=SMALLEST)
+            logs[j] = values.maximum(least).log().requires_grad_()
+        free = [*slopes.values(), *logs.values()]
         groups = [{"params": [*slopes.values()], "lr": rate}, {"params": [*logs.values()], "lr": 2 * rate}]
-        adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        adam = torch.optim.Adam(groups, betas=(0.9, 0.99), maximize=True)
         for _ in range(ROUND):
             multipliers = {j: log.exp() for j, log in logs.items()}
             value = within.bound(targets, slopes, multipliers)
@@ -213,8 +214,8 @@ def _climbed(within: Enclosure, targets: Tensor, start: Bound, rate: float) -> B
                     {j: m.detach() for j, m in multipliers.items()},
                 )
                 best = best.better(here)
-            adam.zero_grad()
-            (-value.sum()).backward()
+            for leaf, up in zip(free, torch.autograd.grad(value.sum(), free), strict=True):
+                leaf.grad = up
             adam.step()
             with torch.no_grad():
                 for j, values in slopes.items():
