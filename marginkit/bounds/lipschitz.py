@@ -10,13 +10,22 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
-from marginkit.bounds.graph.ops import Affine, Convolution, Dense, Scale, Shape, TransposedConvolution
+from marginkit.bounds.graph.ops import (
+    Affine,
+    Convolution,
+    Dense,
+    Reshape,
+    Scale,
+    Shape,
+    TransposedConvolution,
+)
 from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier, Smooth
+from marginkit.bounds.spectral import ABOVE, convolution_norm, matrix_norm
 from marginkit.norms import Norm
 
-ABOVE = 1 + 1e-9  # for the rounding of singular values
 JUMP = 1e-8  # PyTorch's softplus has one of 2e-9 where it turns into a straight line
+SMALL = 2**20  # entries of a matrix whose singular values are computed
 LARGEST = 2**24  # entries of a matrix that is written out
 
 
@@ -82,31 +91,44 @@ def metric(matrices: Sequence[Tensor], entries: int) -> Tensor:
 def stretches(graph: Graph, norm: Norm) -> list[float]:
     """For each node a Lipschitz constant as a function of the input: products, and sums over branches."""
     found = [1.0]
-    for node in graph.nodes[1:]:
-        shapes = [graph.nodes[j].shape for j in node.inputs]
-        if nonlinear(node.op):
-            found.append(found[node.inputs[0]] * _slope(node.op, norm))
-            continue
-        assert affine(node.op)
-        if len(node.inputs) > 1:
-            found.append(sum(found[j] for j in node.inputs))
-        else:
-            found.append(found[node.inputs[0]] * _stretch(node.op, shapes[0], norm))
+    for node, own in zip(graph.nodes[1:], own_stretches(graph, norm)[1:], strict=True):
+        found.append(own * sum(found[j] for j in node.inputs))
     return found
 
 
+def own_stretches(graph: Graph, norm: Norm) -> tuple[float, ...]:
+    """For each node |its change| over the sum of its inputs' changes, from above."""
+    found = [1.0]
+    for node in graph.nodes[1:]:
+        if nonlinear(node.op):
+            found.append(_slope(node.op, norm))
+        elif len(node.inputs) > 1:
+            found.append(1.0)
+        else:
+            assert affine(node.op)
+            found.append(_stretch(node.op, graph.nodes[node.inputs[0]].shape, norm))
+    return tuple(found)
+
+
 def _stretch(op: Affine, shape: Shape, norm: Norm) -> float:
-    """An upper bound of the layer's operator norm; where it is too large to write out, by Riesz and Thorin.
+    """An upper bound of the layer's operator norm; where none is known, by Riesz and Thorin.
 
     |W|_2^2 <= |W|_1 |W|_inf, whose largest column and row sums come from |W| applied to ones.
     """
     if isinstance(op, Scale):
         return float(op.scale.abs().max())
+    if isinstance(op, Reshape):
+        return 1.0
     zero, one = torch.zeros(1, *shape, dtype=torch.float64), torch.ones(1, *shape, dtype=torch.float64)
     entries = prod(op(zero).shape)
-    if norm.p == 2 and prod(shape) * entries <= LARGEST:
-        rows = torch.eye(entries, dtype=torch.float64).view(-1, *op(zero).shape[1:])
-        return float(operator_norm(op.transpose(rows, [shape])[0].flatten(1), norm))
+    if norm.p == 2:
+        if isinstance(op, Dense):
+            return float(matrix_norm(op.weight))
+        if prod(shape) * entries <= SMALL:
+            rows = torch.eye(entries, dtype=torch.float64).view(-1, *op(zero).shape[1:])
+            return float(matrix_norm(op.transpose(rows, [shape])[0].flatten(1)))
+        if isinstance(op, Convolution):
+            return float(convolution_norm(op, shape))
     low, high = op.interval((-one, one))
     row = float((high - low).max()) / 2
     if norm.p == torch.inf:

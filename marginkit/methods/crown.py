@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation, Tightness
+from marginkit.bounds.lipschitz import own_stretches
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.certify.certificate import certificate, slack
@@ -34,6 +35,8 @@ class Crown:
             intervals for the scores as well; each is cheaper and looser than the one before.
         slopes: of the lower line of an unstable ReLU: 0 or 1, whichever fits, or the upper line's.
         ascents: steps by which the lower lines on the way back from the scores are chosen, for each sample.
+        climbs: in L2, steps by which slopes and multipliers of the bound by balls and intervals are chosen,
+            for samples that are still open; 0 leaves it at its start.
         precision: a radius larger by this share of itself was not proved.
         memory: at most so many numbers in one tensor of coefficients.
     """
@@ -41,6 +44,7 @@ class Crown:
     bounds: Tightness = "crown"
     slopes: Literal["adaptive", "same"] = "adaptive"
     ascents: int = 3
+    climbs: int = 20
     precision: float = 2**-10
     memory: int = 2**20
     kind: ClassVar[Kind] = Kind.LOWER
@@ -56,7 +60,15 @@ class Crown:
         return torch.cat([radius for radius, _ in found]), torch.cat([rival for _, rival in found])
 
     def _search(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-        propagation = Propagation(self.bounds, self.slopes == "same", self.memory, self.ascents)
+        by_balls = threat.norm.p == 2 and self.bounds == "crown" and self.slopes == "adaptive"
+        propagation = Propagation(
+            self.bounds,
+            self.slopes == "same",
+            self.memory,
+            self.ascents,
+            own_stretches(graph, threat.norm) if by_balls else None,
+            self.climbs,
+        )
         scores = graph(x)
         rival = rivals(scores, y, None)
         lost = slack(scores, y, rival)

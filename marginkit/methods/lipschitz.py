@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.graph.ops import Dense
-from marginkit.bounds.lipschitz import ABOVE, metric, operator_norm, stages, stretches
+from marginkit.bounds.lipschitz import metric, operator_norm, stages, stretches
+from marginkit.bounds.spectral import ABOVE
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, rivals
 from marginkit.methods.certify.certificate import certificate, slack

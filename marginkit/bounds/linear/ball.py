@@ -14,6 +14,7 @@ from marginkit.bounds.graph.relaxations import inner
 from marginkit.norms import Box, Norm, Vectors, column
 
 CACHED = 2**17  # numbers worked on at a time: what a processor keeps near
+TINY = 1e-300  # of a square whose root has a gradient
 TOP = 32  # weights that mostly use up an L1 radius
 
 
@@ -77,7 +78,8 @@ class Ball:
             return within(rows.abs().expand_as(room), room, radius)
 
         few = max(1, CACHED // down.numel())
-        return torch.cat([few_rows(rows) for rows in torch.split(a.flatten(2), few, dim=1)], 1)
+        found = torch.cat([few_rows(rows) for rows in torch.split(a.flatten(2), few, dim=1)], 1)
+        return torch.minimum(found, self._masked(a, *self._room())) if self.norm.p == 2 else found
 
     def _cornered(self, a: Tensor, down: Tensor, up: Tensor) -> Tensor:
         """The reach in the box alone."""
@@ -88,7 +90,7 @@ class Ball:
         square = inner(a.clamp(min=0).square(), (down < 0).to(a)) + inner(
             a.clamp(max=0).square(), (up > 0).to(a)
         )
-        return self.radius.unsqueeze(1) * square.sqrt()
+        return self.radius.unsqueeze(1) * square.clamp(min=TINY).sqrt()
 
 
 def _within_l1(weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
@@ -112,14 +114,15 @@ def _within_l2(weight: Tensor, room: Tensor, radius: Tensor) -> Tensor:
     """
     square = radius.square().expand(weight.shape[:2])
     s, taken = square.new_zeros(square.shape), square.new_zeros(square.shape)
-    for _ in range(2):
-        full = s.unsqueeze(2) * weight >= room
-        taken = torch.linalg.vector_norm(room * full, dim=2).square()
-        free = torch.linalg.vector_norm(weight * ~full, dim=2)
-        better = (square - taken).clamp(min=0).sqrt() / free
-        s = torch.where(better.isfinite() & (better > s), better, s)
+    with torch.no_grad():  # at the best s the bound does not change with it
+        for _ in range(2):
+            full = s.unsqueeze(2) * weight >= room
+            taken = torch.linalg.vector_norm(room * full, dim=2).square()
+            free = torch.linalg.vector_norm(weight * ~full, dim=2)
+            better = (square - taken).clamp(min=0).sqrt() / free
+            s = torch.where(better.isfinite() & (better > s), better, s)
     step = torch.minimum(s.unsqueeze(2) * weight, room)
     gained = torch.linalg.vecdot(weight, step)
     rest = square - torch.linalg.vector_norm(step, dim=2).square()
-    dual = gained + rest / (2 * s)
+    dual = gained + rest / (2 * s.clamp(min=TINY))
     return torch.minimum(torch.where(s > 0, dual, torch.inf), torch.linalg.vecdot(weight, room))

@@ -14,7 +14,10 @@ from marginkit.bounds.graph.graph import Graph, affine, nonlinear
 from marginkit.bounds.graph.ops import Convolution, Interval, LinearBounds, Scale
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inner
 from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.ball_ascent import Enclosure, largest_bound
 from marginkit.bounds.linear.patches import Coefficients, single_entries
+from marginkit.bounds.spectral import row_lengths
+from marginkit.norms import column
 
 CLIMB = 0.5  # of a slope in one step
 Tightness = Literal["ibp", "crown-ibp", "crown"]
@@ -32,17 +35,34 @@ class Propagation:
         entries: at most so many coefficients at a time, which bounds the memory.
         ascents: steps of gradient ascent by which the lower lines of the way back from the scores are
             chosen, for each sample (after Xu et al., arXiv 2011.13824); hidden layers keep theirs.
+        stretches: a Lipschitz constant of each node's own in L2, for balls in L2: then layers are bounded by
+            ball and intervals together (`lagrangian.py`).
+        climbs: steps of ascent for that bound.
     """
 
     tightness: Tightness
     same: bool = False
     entries: int = 2**22
     ascents: int = 0
+    stretches: tuple[float, ...] | None = None
+    climbs: int = 0
 
     def __call__(
         self, graph: Graph, ball: Ball, targets: Float[Tensor, "n rows classes"]
     ) -> Float[Tensor, "n rows"]:
         """Lower bounds of the scores' linear functions within the ball."""
+        known = self._known(graph, ball)
+        if self.stretches:
+            return largest_bound(known.enclosure, targets, self.climbs)
+        if self.ascents and self.tightness != "ibp" and not self.same:
+            return self._ascended(known, targets)
+        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+
+    def enclosure(self, graph: Graph, ball: Ball) -> Enclosure:
+        """Where every node's values are; with `stretches`."""
+        return self._known(graph, ball).enclosure
+
+    def _known(self, graph: Graph, ball: Ball) -> _Known:
         known = _Known(graph, ball)
         tighten = [False] * len(graph.nodes)
         for node in graph.nodes:
@@ -54,13 +74,13 @@ class Propagation:
         last = max((i for i, node in enumerate(graph.nodes) if nonlinear(node.op)), default=0)
         for i, node in enumerate(graph.nodes[: last + 1]):
             known.intervals.append(known.forward(i))
+            if self.stretches:
+                known.surround(i, self.stretches[i])
             if tighten[i]:
                 known.intervals[i] = self._tightened(known, i)
             if nonlinear(node.op):
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
-        if self.ascents and self.tightness != "ibp" and not self.same:
-            return self._ascended(known, targets)
-        return known.lowest(len(graph.nodes) - 1, Coefficients(targets), stop=self.tightness == "ibp")
+        return known
 
     def _ascended(self, known: _Known, targets: Float[Tensor, "n rows classes"]) -> Float[Tensor, "n rows"]:
         """The best bounds met while unstable ReLUs' lower slopes climb; every slope allowed is a proof."""
@@ -95,8 +115,9 @@ class Propagation:
             matters = (low < 0) & (high > 0)
         shape = known.graph.nodes[i].shape
         widest = max(prod(node.shape) for node in known.graph.nodes)
-        quick = known.graph.nodes[i].affine  # then the samples share the linear functions
-        wanted = matters.any(0, keepdim=True) if quick else matters
+        shared = known.graph.nodes[i].affine  # the linear functions
+        quick = shared and self.stretches is None
+        wanted = matters.any(0, keepdim=True) if shared else matters
         most_rows = max(1, self.entries // (widest * len(low)))
         for rows, chosen in single_entries(wanted, shape, most_rows, low.dtype):
             chosen = chosen.expand(len(low), -1)
@@ -125,6 +146,13 @@ class _Known:
     intervals: list[Interval] = field(default_factory=list)
     lines: dict[int, LinearBounds] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
+    centres: list[Tensor] = field(default_factory=list)
+    radii: list[Tensor] = field(default_factory=list)
+
+    @property
+    def enclosure(self) -> Enclosure:
+        """For bounds in L2."""
+        return Enclosure(self.graph, self.ball, self.centres, self.radii, self.intervals)
 
     def forward(self, i: int) -> Interval:
         """The interval rule of node i."""
@@ -132,6 +160,24 @@ class _Known:
         if node.op is None:
             return self.ball.interval()
         return node.op.interval(*(self.intervals[j] for j in node.inputs))
+
+    def surround(self, i: int, stretch: float) -> None:
+        """The ball around node i's values; its interval meets what the balls before it leave an entry."""
+        node = self.graph.nodes[i]
+        if node.op is None:
+            self.centres.append(self.ball.x)
+            self.radii.append(self.ball.radius)
+            return
+        centre = node.op(*(self.centres[k] for k in node.inputs))
+        before: Tensor = sum((self.radii[k] for k in node.inputs), torch.zeros_like(self.ball.radius))
+        low, high = self.intervals[i]
+        if (lengths := row_lengths(node.op, [self.graph.nodes[k].shape for k in node.inputs])) is not None:
+            reach = torch.where(lengths > 0, lengths * column(before, centre), 0)
+            low, high = torch.maximum(low, centre - reach), torch.minimum(high, centre + reach)
+            self.intervals[i] = low, high
+        corner = torch.maximum(high - centre, centre - low).flatten(1).norm(dim=1)
+        self.centres.append(centre)
+        self.radii.append(torch.minimum(stretch * before, corner))
 
     def lowest(
         self, i: int, wanted: Coefficients, stop: bool = False, quick: bool = False
