@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,22 +14,26 @@ from marginkit.kinds import Kind
 from marginkit.norms import NORMS, Box, Norm, Vectors
 
 Bound = float | Tensor | None
-if TYPE_CHECKING:
-    AsNorm: TypeAlias = Norm
-    AsBound: TypeAlias = Bound
-    AsMask: TypeAlias = Tensor | None
-else:  # what is given is looked at, and made these, in `Threat.__post_init__`
-    AsNorm = AsBound = AsMask = Any
 MASK = "expected true where a feature may change, false elsewhere, for at least one"
 SLACK = 1e-3  # of a grid step: what rounding may have done to a point of the grid
 
 
 @dataclass(frozen=True)
-class Threat:
+class ThreatOptions:
+    """What a `Threat` consists of, which describes it."""
+
+    norm: Norm
+    low: Bound = 0.0
+    high: Bound = 1.0
+    mask: Tensor | None = None
+    levels: int | None = None
+
+
+class Threat(ThreatOptions):
     """What may be done to an input.
 
     Attributes:
-        norm: how a displacement is measured; a Norm or its name.
+        norm: how a displacement is measured; given as a Norm or by its name.
         low, high: the box inputs live in, in raw input units: a number, a tensor that broadcasts to one
             sample (per-feature bounds), or None for no bound.
         mask: True where a feature may change, broadcast to one sample; None lets all change.
@@ -37,23 +41,21 @@ class Threat:
             images); None for no grid.
     """
 
-    norm: AsNorm
-    low: AsBound = 0.0
-    high: AsBound = 1.0
-    mask: AsMask = None
-    levels: int | None = None
+    def __init__(
+        self, norm: Any, low: Any = 0.0, high: Any = 1.0, mask: Any = None, levels: int | None = None
+    ) -> None:
+        """Takes a norm by its name and arrays as tensors.
 
-    def __post_init__(self) -> None:
-        """Takes a norm by its name and arrays as tensors; refuses what can't be meant."""
-        norm: object = self.norm
-        if not isinstance(norm, Norm):
-            if norm not in NORMS:
-                raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
-            object.__setattr__(self, "norm", NORMS[str(norm)])
-        for end in ("low", "high"):
-            object.__setattr__(self, end, _bound(end, getattr(self, end)))
-        if self.mask is not None:
-            object.__setattr__(self, "mask", _mask(self.mask))
+        Raises:
+            UsageError: an unknown norm, or a box or a mask that can't be meant.
+        """
+        super().__init__(
+            _norm(norm),
+            _bound("low", low),
+            _bound("high", high),
+            None if mask is None else _mask(mask),
+            levels,
+        )
         if self.low is None or self.high is None:
             return
         numbers = not isinstance(self.low, Tensor) and not isinstance(self.high, Tensor)
@@ -122,6 +124,14 @@ class Threat:
                 " one entry a feature"
             )
         return given.to(x.device)
+
+
+def _norm(given: Any) -> Norm:
+    if isinstance(given, Norm):
+        return given
+    if not isinstance(given, str) or given not in NORMS:
+        raise UsageError(f"unknown norm {given!r}; choose from {', '.join(NORMS)}")
+    return NORMS[given]
 
 
 def _bound(end: str, given: object) -> Bound:

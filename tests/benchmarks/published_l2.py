@@ -67,11 +67,11 @@ def main(loader: Path, cases: tuple[Path, ...], limit: int | None) -> None:
             seconds = (time.process_time() - began) / len(holds)
             wrong = int((holds & (upper < meta["eps"])).sum())
             shares = [100 * int(part.sum()) / n for part in (right, upper > meta["eps"], holds)]
-            published = ", ".join(f"{key} {value}" for key, value in meta["published"].items())
             table.add_row(
                 case.stem, f"{meta['eps']:.4g}", *(f"{s:.1f}" for s in shares[:2]), str(climbs),
-                f"{shares[2]:.1f}", f"{seconds:.2f}", str(wrong), published,
+                f"{shares[2]:.1f}", f"{seconds:.2f}", str(wrong),
             )  # fmt: skip
+        print(f"{case.stem}, published:", ", ".join(f"{k} {v}" for k, v in meta["published"].items()))
     Console().print(table)
 
 
