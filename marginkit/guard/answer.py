@@ -23,6 +23,7 @@ def answer(model: nn.Module, x: Shaped[Tensor, "n *d"], *, copy: bool = True) ->
 
     The model gets a copy of x and may write into it. Its answer may be a tensor; or a tuple, a list, a
     mapping or an object that holds the scores: by the name `logits`, else as its first or only [n, classes].
+    It never sees an empty batch: no samples have no scores, of as many classes as one sample has.
 
     Args:
         model: any module.
@@ -33,6 +34,8 @@ def answer(model: nn.Module, x: Shaped[Tensor, "n *d"], *, copy: bool = True) ->
         MethodError: the model fails; the message names the module in which it does.
         MarginkitError: it answers with nothing that could be scores.
     """
+    if not len(x):  # models divide by the batch size, and reshape to [n, -1]
+        return answer(model, x.new_zeros(1, *x.shape[1:]))[:0]
     try:
         with lift(model) or nullcontext():
             found = model(x.clone() if copy else x)

@@ -238,8 +238,12 @@ def one(number: int, seed: int, counts: Counter[str]) -> list[str]:
     norm = norms[int(generator.integers(len(norms)))]
     threat = Threat(norm) if generator.random() < 0.5 else Threat(norm, None, None)
     x = torch.rand(SAMPLES, *shape, dtype=torch.float64)
-    with torch.no_grad():
-        y = model(x).argmax(1)
+    try:
+        with torch.no_grad():
+            y = model(x.clone()).argmax(1)
+    except RuntimeError:  # such as a view of what is not contiguous
+        counts["no network: PyTorch itself refuses it"] += 1
+        return []
     try:
         known = (DeepFool() if number % 5 else Nearest("fast"))(model, x, y, threat)
     except RuntimeError:  # some changes in place forbid gradients, and with them the search

@@ -125,7 +125,7 @@ class Enclosure:
         def through(j: int, c: Tensor) -> tuple[Tensor, Tensor]:
             layer = self.layers[j]
             slopes[j] = slope(layer, c).expand_as(c)
-            unit = c.flatten(2).norm(dim=2) / layer.radius.unsqueeze(1).clamp(min=1e-30)
+            unit = c.reshape(*c.shape[:2], -1).norm(dim=2) / layer.radius.unsqueeze(1).clamp(min=1e-30)
             offsets = torch.stack([layer.offset(c, c * slopes[j], scale * unit) for scale in SCALES])
             best, which = offsets.max(0)
             multipliers[j] = unit * unit.new_tensor(SCALES)[which]

@@ -175,7 +175,7 @@ class _Known:
             reach = torch.where(lengths > 0, lengths * column(before, centre), 0)
             low, high = torch.maximum(low, centre - reach), torch.minimum(high, centre + reach)
             self.intervals[i] = low, high
-        corner = torch.maximum(high - centre, centre - low).flatten(1).norm(dim=1)
+        corner = torch.maximum(high - centre, centre - low).reshape(len(centre), -1).norm(dim=1)
         self.centres.append(centre)
         self.radii.append(torch.minimum(stretch * before, corner))
 

@@ -58,7 +58,7 @@ class Layer:
             slope, height = _line(c, self.lines)
             ends = self.pieces[0][0], self.pieces[-1][1]
             least = torch.maximum(least, _parabola(slope - g, wide, self.centre, *ends) + height)
-        return least.flatten(2).sum(2) - lam / 2 * self.radius.unsqueeze(1).square()
+        return least.reshape(*least.shape[:2], -1).sum(2) - lam / 2 * self.radius.unsqueeze(1).square()
 
     @cached_property
     def slope_at_centre(self) -> Tensor:
