@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from marginkit.activations import capture, closed, evaluating, listed, unseen
 from marginkit.errors import UsageError
+from marginkit.guard.answer import answer
 from marginkit.kinds import INPUT
 from marginkit.norms import Vectors
 
@@ -165,7 +166,7 @@ def _watched(model: nn.Module, modules: dict[str, nn.Module], x: Tensor) -> tupl
         stack.enter_context(_undisturbed(model, x))
         for name, module in modules.items():
             stack.callback(module.register_forward_hook(partial(_watch, runs[name], count)).remove)
-        return runs, model(x.clone())
+        return runs, answer(model, x)
 
 
 def _watch(run: _Run, count: Iterator[int], module: nn.Module, args: Any, output: Any) -> Tensor | None:

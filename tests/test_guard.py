@@ -20,6 +20,7 @@ from marginkit.guard.answer import answer
 from marginkit.losses import LOSSES
 from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
+from marginkit.methods.asked import Asked
 from marginkit.methods.search.views import at_layer
 from marginkit.norms import L2, LINF, NORMS
 from marginkit.reliability.examine import PROBES, examine
@@ -382,7 +383,8 @@ def test_checks_and_views_leave_inputs_and_answers_as_they_are():
     assert torch.equal(x, before)
     assert (tables[0].hash == tables[1].hash).all()
     assert_close(tables[0]["deepfool.l2"].distance, tables[1]["deepfool.l2"].distance, rtol=1e-4, atol=1e-6)
-    verdicts = [examine(t, m, data(x, y), searched) for t, m in zip(tables, (model, plain), strict=True)]
+    asked = Asked(searched, ("l2",))
+    verdicts = [examine(t, m, data(x, y), asked) for t, m in zip(tables, (model, plain), strict=True)]
     found, wanted = (
         [(v["check"], v["raised"]) for v in part["reliability"]["verdicts"]] for part in verdicts
     )

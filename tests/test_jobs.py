@@ -17,9 +17,9 @@ from click.testing import CliRunner
 from marginkit_cli.main import main
 from marginkit_cli.options import _as_given
 
-from marginkit.activations import resolve_layers
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.atomic import locked, replacing
+from marginkit.layers import resolve_layers
 from marginkit.losses import LOSSES
 from marginkit.measurement.parts import Parts
 from marginkit.measurement.tighten import tighten_file
@@ -154,6 +154,8 @@ def value_for(option: click.Option) -> object:
         return 3
     if option.multiple:
         return ["l2=1", "linf=0.5"]
+    if option.name == "array_keys":
+        return "x=images,y=labels"
     if option.name == "bounds":
         return [0, 2]
     return "0.5" if option.name in ("noise", "clip") else "text"
@@ -327,8 +329,8 @@ def test_hidden_layers_of_a_network_without_any_are_one_sentence(loss):
     with pytest.raises(UsageError, match="layers are hidden, but this model has no hidden stage"):
         loss(model, x, y)
     with pytest.raises(UsageError, match="this model has no hidden stage"):
-        resolve_layers(model, ())
-    assert resolve_layers(model, ("input", "hidden")) == ("input",)
+        resolve_layers(model, (), x)
+    assert resolve_layers(model, ("input", "hidden"), x) == ("input",)
 
 
 @pytest.mark.parametrize("option", ["--layers", "--search-at"])

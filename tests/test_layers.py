@@ -182,7 +182,7 @@ CASES = {
     "compiled": (
         lambda: torch.compile(nn.Sequential(nn.Flatten(), dense(40, 3)), backend="eager"),
         (),
-        ("all hidden layers (compiled or scripted)",),
+        (),  # it runs as it was written, and has no hidden stage
     ),
 }
 cases = pytest.mark.parametrize(("make", "hidden", "left_out"), CASES.values(), ids=CASES)

@@ -52,7 +52,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 def test_two_processes_measure_the_file_of_one(checkpoint_path, tmp_path):
-    options = ["--model", checkpoint_path, "--methods", "deepfool,first_order", "--limit", 60]
+    options = ["--model", checkpoint_path, "--methods", "deepfool,first_order", "--first", 60]
     command = ["-m", "marginkit_cli", "measure", *options, "--batch-size", 8, "--device", "cpu"]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     alone = [sys.executable, *map(str, command), "--out", "one.h5", "-q"]

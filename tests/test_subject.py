@@ -32,7 +32,7 @@ def number():
 
 class Pair(nn.Module):
     def forward(self, x):
-        return x.flatten(1), None
+        return x, None
 
 class Five(nn.Module):
     def forward(self, x):
@@ -110,7 +110,11 @@ def test_a_remark_names_the_stages_that_the_default_layers_leave_out(module):
         ("mynets:number", {}, "returned a int; expected a torch.nn.Module"),
         ("mynets:small", {"options": {"depth": "3"}}, "mynets:small can't be made: TypeError.*depth"),
         ("mynets:small", {"options": {"fail": "true"}}, "can't be made: KeyError: 'width'"),
-        ("mynets:Pair", {}, "answers tuple for 2 inputs; expected logits"),
+        (
+            "mynets:Pair",
+            {},
+            r"answers with a tuple of \[2, 1, 8, 8\], NoneType; expected a tensor \[2, classes\]",
+        ),
         ("mynets:Five", {}, "has 5 scores, but digits has the label 9"),
         ("mynets:wide", {}, r"does not take 2 inputs of shape \[1, 8, 8\] from digits"),
         ("mynets:small", {"architecture": "mlp"}, "--arch is for files of bare weights"),

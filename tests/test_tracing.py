@@ -18,6 +18,7 @@ from marginkit.bounds.graph.graph import Graph, doubled, require_same, trace
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.data.sources import load
 from marginkit.errors import MethodError
+from marginkit.events import Failed
 from marginkit.kinds import Status
 from marginkit.measurement.measure import measure
 from marginkit.methods.certify.certificate import certificate
@@ -483,8 +484,8 @@ def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
         load("digits"),
         methods,
         ["l2"],
-        limit=4,
-        tell=lambda what, **about: heard.append((what, about)),
+        first=4,
+        on_event=heard.append,
     )
     assert (table["crown.l2"].status <= Status.MISCLASSIFIED).all()
     assert (table["nearest.l2"].status <= Status.MISCLASSIFIED).all()
@@ -494,7 +495,7 @@ def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
     assert not column.distance.any()
     assert "overreaching proves" in column.note
     assert "please report" in column.note
-    assert [about["column"] for what, about in heard if what == "failed"] == ["overreaching"]
+    assert [event.column for event in heard if isinstance(event, Failed)] == ["overreaching"]
 
 
 @pytest.mark.parametrize("start", range(0, 30, 10))

@@ -62,7 +62,7 @@ def as_batch_labels(y: Any, x: Tensor) -> Int[Tensor, "n"]:
         MarginkitError: as `as_labels`, or there is no sample.
     """
     if not len(x):
-        raise MarginkitError("the batch is empty; expected at least one sample: a loss is a mean over them")
+        raise MarginkitError(f"the batch has shape {list(x.shape)}: it is empty; give at least one sample")
     return as_labels(y, x)
 
 

@@ -57,7 +57,7 @@ class Models:
             )
 
 
-def _finer(scores: Scores, rows: Tensor, finer: Scores) -> Scores:
+def _finer(scores: Scores, rows: Tensor, finer: Tensor) -> Scores:
     return scores.double().index_copy(0, rows, finer)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
@@ -44,7 +44,7 @@ class Asked:
         """With the model's own names of layers, found by a look at it with a few inputs x."""
         methods = {
             name: replace(method, layers=resolve_layers(model, layers, x))  # type: ignore[type-var]
-            if (layers := getattr(method, "layers", ()))
+            if (layers := _layers(method))
             else method
             for name, method in self.methods.items()
         }
@@ -52,10 +52,16 @@ class Asked:
 
     def left_out(self, model: nn.Module, x: Vectors) -> str | None:
         """A remark on the stages that the default layers leave out, where they are asked for."""
-        layers = [layer for method in self.methods.values() for layer in getattr(method, "layers", ())]
+        layers = [layer for method in self.methods.values() for layer in _layers(method)]
         asked = any(layer in GROUPS for layer in (*layers, *self.search_at))
         return find_stages(model, x).remark() if asked else None
 
     def threat(self, norm: str) -> Threat:
         """What may be done to an input, in one of the norms."""
         return Threat(NORMS[norm], *self.bounds, self.limits.mask, self.limits.levels)
+
+
+def _layers(method: Method) -> tuple[str, ...]:
+    """The layers that a method is asked to look at; none where it has no such option."""
+    options = {field.name for field in fields(method)}  # type: ignore[arg-type]
+    return tuple(getattr(method, "layers", ())) if "layers" in options else ()

@@ -219,7 +219,7 @@ def tried(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, radius: Tensor
         step = torch.randn(POINTS, *x.shape[1:], generator=generator, dtype=torch.float64)
         step[::3] = threat.norm.steepest(step[::3])
         step *= (reach / threat.norm.length(step)).view(-1, *[1] * (x.ndim - 1))
-        points = threat.clip(x[i : i + 1], x[i : i + 1] + step)
+        points = threat.clip(x[i].expand_as(step), x[i] + step)
         with torch.no_grad():
             scores = model(points)
         others = scores.clone()

@@ -19,10 +19,17 @@ from marginkit.bounds.linear.lagrangian import Layer, pieces
 SCALES = (0.0, *(4.0**k for k in range(-4, 2)))  # multipliers to begin with, in units of |c| / R
 SMALLEST = 1e-4  # of a multiplier that climbs, as a share of the largest
 ROUND = 20  # steps; then what is proved leaves
+NOISE = 1e-3  # of a row's largest gradient at first: what is smaller, rounding too, moves little
 RATE, DECAY = 0.1, 0.5  # of the ascent, and from round to round
 
 ByLayer = dict[int, Tensor]
 Start = Callable[[Layer, Tensor], Tensor]
+
+
+def _largest(up: Tensor) -> Tensor:
+    """Each row's largest entry, which the row's steps are measured against."""
+    largest = up.reshape(*up.shape[:2], -1).abs().amax(2).clamp(min=SMALLEST**9)
+    return largest.view(*largest.shape, *[1] * (up.ndim - 2))
 
 
 def _crown(layer: Layer, c: Tensor) -> Tensor:
@@ -182,13 +189,14 @@ def largest_bound(
     best = Bound(torch.maximum(best.value, flat), best.slopes, best.multipliers)
     found = best.value.clone()
     samples = torch.arange(len(targets), device=targets.device)
-    for k in range(0, steps, ROUND):
+    for k in range(0, steps if within.layers else 0, ROUND):
         still = (best.value <= 0).any(1).nonzero().squeeze(1)
         if not len(still):
             break
         samples, within, best = samples[still], within.part(still), best.part(still)
         best = _climbed(within, targets[samples], best, RATE * DECAY ** (k // ROUND))
-        found[samples] = best.value
+        before = found[samples]
+        found[samples] = torch.where(before > 0, before, best.value)  # whatever other rows still need
     return found
 
 
@@ -203,7 +211,8 @@ def _climbed(within: Enclosure, targets: Tensor, start: Bound, rate: float) -> B
             logs[j] = values.maximum(least).log().requires_grad_()
         free = [*slopes.values(), *logs.values()]
         groups = [{"params": [*slopes.values()], "lr": rate}, {"params": [*logs.values()], "lr": 2 * rate}]
-        adam = torch.optim.Adam(groups, betas=(0.9, 0.99), maximize=True)
+        adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=NOISE, maximize=True)
+        scales: list[Tensor] = []
         for _ in range(ROUND):
             multipliers = {j: log.exp() for j, log in logs.items()}
             value = within.bound(targets, slopes, multipliers)
@@ -214,8 +223,10 @@ def _climbed(within: Enclosure, targets: Tensor, start: Bound, rate: float) -> B
                     {j: m.detach() for j, m in multipliers.items()},
                 )
                 best = best.better(here)
-            for leaf, up in zip(free, torch.autograd.grad(value.sum(), free), strict=True):
-                leaf.grad = up
+            climbs = torch.autograd.grad(value.sum(), free)
+            scales = scales or [_largest(up) for up in climbs]
+            for leaf, up, scale in zip(free, climbs, scales, strict=True):
+                leaf.grad = up / scale
             adam.step()
             with torch.no_grad():
                 for j, values in slopes.items():

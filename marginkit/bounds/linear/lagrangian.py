@@ -26,6 +26,8 @@ from torch import Tensor
 from marginkit.bounds.graph.ops import Nonlinear
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier
 
+TIE = 1e-9  # of a coefficient
+NONE = 1e300  # the minimum over an empty piece
 PARTS = 4  # pieces of a smooth activation's interval
 
 Pieces = tuple[tuple[Tensor, Tensor, LinearRelaxation], ...]
@@ -50,10 +52,10 @@ class Layer:
     def offset(self, c: Tensor, g: Tensor, lam: Float[Tensor, "n rows"]) -> Float[Tensor, "n rows"]:
         """A lower bound of c . f(z) - g . z for coefficients [n, rows, *shape] and lam >= 0."""
         wide = lam.view(*lam.shape, *[1] * (c.ndim - 2))
-        least = torch.full_like(c, torch.inf)
+        least = torch.full_like(c, NONE)
         for low, high, lines in self.pieces:
             slope, height = _line(c, lines)
-            least = torch.minimum(least, _parabola(slope - g, wide, self.centre, low, high) + height)
+            least = _lesser(least, _parabola(slope - g, wide, self.centre, low, high) + height, c)
         if len(self.pieces) > 2:  # lines around a smooth activation may be nearer to it on the whole
             slope, height = _line(c, self.lines)
             ends = self.pieces[0][0], self.pieces[-1][1]
@@ -78,12 +80,21 @@ class Layer:
         return slopes.amin(0), slopes.amax(0)
 
 
+def _lesser(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """The minimum, whose gradient is a's where they are equal but for rounding.
+
+    A chord touches a ReLU at both ends of its interval: rounding would choose the way that an ascent takes.
+    """
+    chosen = torch.where(b < a - TIE * c.abs(), b, a)
+    return chosen + (torch.minimum(a, b) - chosen).detach()
+
+
 def _parabola(m: Tensor, lam: Tensor, z0: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Min over z in [low, high] of m z + lam (z - z0)^2 / 2; inf where the interval is empty."""
+    """Min over z in [low, high] of m z + lam (z - z0)^2 / 2; NONE where the interval is empty."""
     z0, low, high = z0.unsqueeze(1), low.unsqueeze(1), high.unsqueeze(1)
     z = torch.where(lam > 0, z0 - m / lam.clamp(min=1e-30), torch.where(m > 0, low, high))
     z = torch.maximum(torch.minimum(z, high), low)
-    return torch.where(low <= high, m * z + lam / 2 * (z - z0).square(), torch.inf)
+    return torch.where(low <= high, m * z + lam / 2 * (z - z0).square(), NONE)
 
 
 def _line(c: Tensor, lines: LinearRelaxation) -> tuple[Tensor, Tensor]:
