@@ -39,6 +39,8 @@ from marginkit.table.table import MarginTable
 from marginkit.types import Method
 from marginkit.versions import versions
 
+LOOKED_AT = 3  # samples by which a model's layers are found
+
 
 def measure(
     model: nn.Module,
@@ -127,12 +129,11 @@ def measure(
     with processes() if measurement.target else nullcontext(ALONE) as ranks:
         measurement = measurement.here(ranks)
         with prepared(model, measurement.execution.device, dtype) as models:
-            look = next(
-                Loader.of(data, models.plain, measurement.execution.device)([range(min(3, len(data)))])
-            )[1]
-            if remark := asked.left_out(models.plain, look):
+            loader = Loader.of(data, models.plain, measurement.execution.device)
+            ((_, few, _),) = loader([range(min(LOOKED_AT, len(data)))])
+            if remark := asked.left_out(models.plain, few):
                 on_event(Noted(remark))
-            return _run(measurement.resolved(models.plain, look), models, data, ranks, on_event)
+            return _run(measurement.resolved(models.plain, few), models, data, ranks, on_event)
 
 
 def _run(
