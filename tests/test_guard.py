@@ -347,7 +347,7 @@ def test_inputs_as_an_array_and_an_empty_batch(name, unchecked):
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_refuse_an_empty_batch(name):
     x, y = samples(net())
-    with pytest.raises(MarginkitError, match="the batch is empty"):
+    with pytest.raises(MarginkitError, match="it is empty; give at least one sample"):
         LOSSES[name]()(net(), x[:0], y[:0])
 
 

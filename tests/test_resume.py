@@ -65,8 +65,7 @@ def stopping(monkeypatch):
     return stopping
 
 
-@pytest.mark.parametrize("dtype", [None, "float64"])
-@pytest.mark.parametrize("light", [False, True])
+@pytest.mark.parametrize(("light", "dtype"), [(False, None), (True, "float64")])
 def test_a_file_changes_nothing_of_the_table(run, model, digits, tmp_path, light, dtype):
     """Columns, numbers, their types, options, witnesses, checks and provenance, to the last bit."""
     methods = {**METHODS, **configure_methods(["bim", "exact"], {"bim": {"eps": (0.1, 0.2), "steps": 3}})}
