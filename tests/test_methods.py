@@ -161,11 +161,10 @@ def test_a_batch_gives_what_its_samples_give_alone_in_any_order(name, norm, netw
             for i in range(min(8, len(x)))
         ]
     )
-    precise = 2e-3 if name in PROOFS else 1e-6  # a search for a radius may stop elsewhere
-    assert_close(alone, whole[:8], rtol=precise, atol=1e-9)
+    assert_close(alone, whole[:8], rtol=1e-6, atol=1e-9)
     order = torch.randperm(len(x))
     shuffled = distance(answer(name, network, x[order], y[order], Threat(norm)))
-    assert_close(shuffled, whole[order], rtol=precise, atol=1e-9)
+    assert_close(shuffled, whole[order], rtol=1e-6, atol=1e-9)
 
 
 class Times(nn.Module):

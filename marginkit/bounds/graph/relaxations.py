@@ -15,6 +15,7 @@ from torch import Tensor
 from marginkit.bounds.graph.ops import Interval
 
 GRID = 32
+TIE = 1e-10  # by which a later line is to be better: several touch the function at one point of the grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +34,14 @@ class LinearRelaxation:
         )
 
     def backward(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        """Positive coefficients take the lower line, negative ones the upper: the mean, and half the gap."""
-        size = a.abs()
-        slope, gap = self.lower_slope + self.upper_slope, self.lower_slope - self.upper_slope
-        offset, rise = self.lower_offset + self.upper_offset, self.lower_offset - self.upper_offset
-        back = torch.addcmul(a * (slope / 2).unsqueeze(1), size, (gap / 2).unsqueeze(1))
-        return back, (inner(a, offset) + inner(size, rise)) / 2
+        """Positive coefficients take the lower line, negative ones the upper.
+
+        A slope of 0 leaves exactly 0: what an ascent does there has to come from no rounding.
+        """
+        up = a.relu()
+        down = a - up
+        back = torch.addcmul(down * self.upper_slope.unsqueeze(1), up, self.lower_slope.unsqueeze(1))
+        return back, inner(down, self.upper_offset) + inner(up, self.lower_offset)
 
 
 def inner(a: Tensor, values: Tensor) -> Tensor:
@@ -137,8 +140,9 @@ class Smooth:
         slopes = [chord] if same else [chord, tangent, *self._through_ends(low, high, chord)]
         least, most = self._offsets(low, high, slopes)
         k = torch.stack(slopes)
-        below = (k * middle + torch.stack(least)).argmax(0, keepdim=True)
-        above = (k * middle + torch.stack(most)).argmin(0, keepdim=True)
+        first = TIE * torch.arange(len(slopes)).to(low).view(-1, *[1] * low.ndim)
+        below = (k * middle + torch.stack(least) - first).argmax(0, keepdim=True)
+        above = (k * middle + torch.stack(most) + first).argmin(0, keepdim=True)
 
         def chosen(values: Tensor, which: Tensor) -> Tensor:
             return values.gather(0, which).squeeze(0)

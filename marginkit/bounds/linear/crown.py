@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
@@ -20,6 +21,7 @@ from marginkit.bounds.spectral import row_lengths
 from marginkit.norms import column
 
 CLIMB = 0.5  # of a slope in one step
+NOISE = 1e-9  # of a sample's largest gradient: less has the sign of its rounding
 Tightness = Literal["ibp", "crown-ibp", "crown"]
 
 
@@ -96,7 +98,7 @@ class Propagation:
                 slopes = [lines.lower_slope.detach().requires_grad_() for lines, _, _ in free.values()]
                 for (j, (lines, _, _)), slope in zip(free.items(), slopes, strict=True):
                     known.lines[j] = replace(lines, lower_slope=slope)
-                climb = torch.autograd.grad(known.lowest(last, wanted).amin(1).sum(), slopes)
+                climb = _clear(torch.autograd.grad(known.lowest(last, wanted).amin(1).sum(), slopes))
             for (j, (lines, interval, least)), up in zip(list(free.items()), climb, strict=True):
                 known.lines[j] = moved = _climbed(lines, up, interval, least)
                 free[j] = (moved, interval, least)
@@ -128,6 +130,12 @@ class Propagation:
             high = high.scatter(1, chosen, torch.where(mine, most, torch.inf).minimum(high.gather(1, chosen)))
         low, high = low.view(-1, *shape), high.view(-1, *shape)
         return torch.minimum(low, high), torch.maximum(low, high)
+
+
+def _clear(climb: Sequence[Tensor]) -> list[Tensor]:
+    """A gradient, zero where it has the sign of its rounding."""
+    largest = torch.stack([up.flatten(1).abs().amax(1) for up in climb]).amax(0)
+    return [torch.where(up.abs() > NOISE * column(largest, up), up, 0) for up in climb]
 
 
 def _climbed(lines: LinearRelaxation, up: Tensor, interval: Interval, least: float) -> LinearRelaxation:

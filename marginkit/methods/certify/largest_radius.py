@@ -60,7 +60,8 @@ def largest_proved(
         low[up], at_low[up] = trial[up], worst[proved]
         high[down], at_high[down] = trial[down], worst[~proved].clamp(min=-1e300)
         blocking[down] = chosen[~proved].gather(1, which[~proved].unsqueeze(1)).squeeze(1)
-        left[down] = left[down].scatter(1, chosen[~proved], (bounds <= 0)[~proved])
+        failures = torch.zeros(len(down), margin.shape[1], dtype=torch.int, device=device)
+        left[down] = failures.scatter_add(1, chosen[~proved], (bounds <= 0)[~proved].int()) > 0
         open_ = (high.isinf() | (high - low > precision * high)) & (low < limit)
         active = active[open_[active]]
         if not len(active):
@@ -79,7 +80,11 @@ def largest_proved(
 
 
 def _positions(left: Bool[Tensor, "m k"]) -> tuple[Int[Tensor, "m j"], Bool[Tensor, "m j"]]:
-    """The positions of what is left, as many columns as the longest row has; and which are only padding."""
+    """The positions of what is left, as many columns as the longest row has; and which are only padding.
+
+    Padding repeats a row's own first target: another target would take part in what is chosen for the sample.
+    """
     most = max(1, int(left.sum(1).amax()))
     order = left.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    return order, ~left.gather(1, order)
+    padding = ~left.gather(1, order)
+    return torch.where(padding, order[:, :1], order), padding
