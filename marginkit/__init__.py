@@ -46,6 +46,7 @@ HOMES = {
     "Threat": "types",
     "TorchAttack": "methods.torchattacks",
     "Trades": "losses.trades",
+    "Verify": "methods.verify",
     "compare": "comparison.compare",
     "large_margin": "losses.large_margin",
     "load": "table.reading:read",

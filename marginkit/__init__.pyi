@@ -26,6 +26,7 @@ from marginkit.methods.nearest import Nearest
 from marginkit.methods.pgd import PGD
 from marginkit.methods.smoothing import Smoothing
 from marginkit.methods.torchattacks import TorchAttack
+from marginkit.methods.verify import Verify
 from marginkit.models.architectures import ARCHITECTURES
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.norms import L1, L2, LINF, NORMS
@@ -76,6 +77,7 @@ __all__ = [
     "Threat",
     "TorchAttack",
     "Trades",
+    "Verify",
     "compare",
     "large_margin",
     "load",

@@ -20,6 +20,7 @@ from marginkit.types import Estimate, Threat
 FEW = {
     "smoothing": {"n0": 5, "n": 20},
     "exact": {"time_limit": 2.0},
+    "verify": {"radii": (0.245, 0.255), "time_limit": 2.0},
     "nearest": {"effort": "tight"},
     "pgd": {"rounds": 12},
 }

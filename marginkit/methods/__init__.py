@@ -9,6 +9,7 @@ from marginkit.methods.lipschitz import Lipschitz
 from marginkit.methods.nearest import Nearest
 from marginkit.methods.pgd import PGD
 from marginkit.methods.smoothing import Smoothing
+from marginkit.methods.verify import Verify
 from marginkit.types import Method
 
 METHODS: dict[str, type[Method]] = {
@@ -22,5 +23,6 @@ METHODS: dict[str, type[Method]] = {
     "crown": Crown,
     "lipschitz": Lipschitz,
     "exact": Exact,
+    "verify": Verify,
     "smoothing": Smoothing,
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
@@ -16,7 +18,7 @@ from marginkit.bounds.lipschitz import own_stretches
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
 from marginkit.methods.certify.certificate import certificate, slack
-from marginkit.methods.certify.largest_radius import largest_proved
+from marginkit.methods.certify.largest_radius import Prove, largest_proved
 from marginkit.methods.pgd import length_of_box
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
@@ -53,13 +55,36 @@ class Crown:
         """The bracket [proved, inf]."""
         return certificate(model, x, y, threat, self._certify)
 
+    def proves(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat, radius: Tensor) -> Bool[Tensor, "n"]:
+        """Whether one proof at each sample's radius [n] holds, in float64."""
+        found = []
+        for part in self._parts(graph, x):
+            prove, rival, _ = self._prover(graph, x[part], y[part], threat)
+            everyone = torch.arange(len(part), device=x.device)
+            every = torch.arange(rival.shape[1], device=x.device).expand(len(part), -1)
+            found.append((prove(everyone, radius[part], every) > 0).all(1))
+        return torch.cat(found)
+
     def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-        widest = max(prod(node.shape) for node in graph.nodes)
-        parts = torch.split(torch.arange(len(x), device=x.device), max(1, self.memory // (16 * widest)))
-        found = [self._search(graph, x[part], y[part], threat) for part in parts]
+        found = [self._search(graph, x[part], y[part], threat) for part in self._parts(graph, x)]
         return torch.cat([radius for radius, _ in found]), torch.cat([rival for _, rival in found])
 
+    def _parts(self, graph: Graph, x: Tensor) -> Sequence[Tensor]:
+        """Positions of samples, as many at a time as the memory allows."""
+        widest = max(prod(node.shape) for node in graph.nodes)
+        return torch.split(torch.arange(len(x), device=x.device), max(1, self.memory // (16 * widest)))
+
     def _search(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        prove, rival, margin = self._prover(graph, x, y, threat)
+        radius, blocking = largest_proved(
+            prove, margin, _guess(graph, x, y, threat.norm), length_of_box(x, threat), self.precision
+        )
+        return radius, torch.where(
+            blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
+        )
+
+    def _prover(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Prove, Tensor, Tensor]:
+        """Bounds of f_y - f_j less what rounding costs; the rivals j; and these at radius 0."""
         by_balls = threat.norm.p == 2 and self.bounds == "crown" and self.slopes == "adaptive"
         propagation = Propagation(
             self.bounds,
@@ -72,8 +97,7 @@ class Crown:
         scores = graph(x)
         rival = rivals(scores, y, None)
         lost = slack(scores, y, rival)
-        unit = torch.eye(scores.shape[1], dtype=x.dtype, device=x.device)
-        targets = unit[y].unsqueeze(1) - unit[rival]
+        targets = ahead(y, rival, scores)
         low, high = threat.room(x)
 
         def prove(samples: Tensor, radius: Tensor, chosen: Tensor) -> Tensor:
@@ -82,16 +106,13 @@ class Crown:
             wanted = targets[samples.unsqueeze(1), chosen]
             return propagation(graph, ball, wanted) - lost[samples.unsqueeze(1), chosen]
 
-        radius, blocking = largest_proved(
-            prove,
-            differences(scores, y, rival) - lost,
-            _guess(graph, x, y, threat.norm),
-            length_of_box(x, threat),
-            self.precision,
-        )
-        return radius, torch.where(
-            blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
-        )
+        return prove, rival, differences(scores, y, rival) - lost
+
+
+def ahead(y: Tensor, rival: Tensor, scores: Tensor) -> Tensor:
+    """f_y - f_j as linear functions of the scores [n, rivals, classes]."""
+    unit = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    return unit[y].unsqueeze(1) - unit[rival]
 
 
 def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:

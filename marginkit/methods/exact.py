@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from marginkit.activations import measuring
-from marginkit.bounds.graph.graph import doubled
+from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.bounds.relu.from_graph import relu_network
-from marginkit.bounds.relu.network import ReLUNetwork
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.errors import MethodError, UsageError
-from marginkit.guard.answer import answer
+from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
 from marginkit.methods.branch_and_bound.anytime import search
+from marginkit.methods.branch_and_bound.closing import closed, require_consistent
+from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.milp import solve
 from marginkit.methods.branch_and_bound.start import begin, nearer, verified
 from marginkit.methods.certify.certificate import ROUNDING
-from marginkit.methods.certify.faithful import REPORT, traced
-from marginkit.methods.nearest import Nearest
-from marginkit.methods.search.verification import classify, require_inside
 from marginkit.norms import L2, Vectors
 from marginkit.types import Bracket, Threat
+
+Narrow = Callable[[Tensor, tuple[float, float], float], tuple[float, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -76,29 +75,12 @@ class Exact:
         """
         if self.solver == "milp" and threat.norm is L2:
             raise UsageError("solver=milp answers in L1 and Linf only: leave l2 away, or take solver=branch")
-        with measuring(model, x, y) as given, torch.no_grad():
-            model, x, y = given.model, given.x, given.y
-            if not len(x):
-                return Bracket.empty(x)
-            require_inside(x, threat)
-            status = classify(answer(model, x), y)
-            right = status == Status.OK
-            inputs, labels = x.detach().double().cpu(), y.cpu()
-            try:
-                double = doubled(model).cpu()
-                network = relu_network(traced(double, inputs[right.cpu()], threat)) if right.any() else None
-            except Unsupported as found:
-                rough = Nearest("tight")(model, x, y, threat)
-                unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
-                rough = replace(rough, status=unsupported, note=f"no exact distances for {found}")
-                return _no_wider(rough, known, right)
-            closed = self._closed(double, network, inputs, labels, threat, known and _double(known))
-        return _no_wider(_at_home(closed, status), known, right)
+        return closed(model, x, y, threat, known, self._narrowed)
 
-    def _closed(
+    def _narrowed(
         self,
         model: nn.Module,
-        network: ReLUNetwork | None,
+        graph: Graph | None,
         x: Tensor,
         y: Tensor,
         threat: Threat,
@@ -106,21 +88,16 @@ class Exact:
     ) -> Bracket:
         start = begin(model, x, y, threat, known)
         sought = (start.status == Status.OK) | (start.status == Status.EXHAUSTED)
-        nearest, lower = start.witness, start.lower.clone()
-        assert nearest is not None
-        nearest = nearest.clone()
-        if network is not None:
-            for i, space, deadline in self._jobs(network, x, y, threat, start, sought & self._open(start)):
-                displacement = (nearest[i] - x[i]).reshape(-1)
-                step = solve if self.solver == "milp" else search
-                proved, moved = step(
-                    space, displacement, self.tolerance, deadline, (float(lower[i]), float(start.upper[i]))
-                )
+        assert start.witness is not None
+        nearest, lower = start.witness.clone(), start.lower.clone()
+        open_ = sought & self._open(start) & start.upper.isfinite() & ~nearest.flatten(1).isnan().any(1)
+        if graph is not None:
+            for i, narrow, deadline in self._jobs(model, graph, x, y, threat, start.upper, open_):
+                proved, moved = narrow(nearest[i : i + 1], (float(lower[i]), float(start.upper[i])), deadline)
                 lower[i] = max(float(lower[i]), proved * (1 - ROUNDING))
-                nearest[i] = threat.clip(x[i : i + 1], (x[i].reshape(1, -1) + moved).view(1, *x.shape[1:]))[0]
+                nearest[i] = threat.clip(x[i : i + 1], moved)[0]
         shown = verified(model, x, y, threat, nearest)
-        if bool((lower * (1 - ROUNDING) > shown.upper).any()):
-            raise MethodError(f"a distance that was found is shorter than one that was proved: {REPORT}")
+        require_consistent(lower, shown.upper)
         found = nearer(start, shown)
         found = replace(found, lower=torch.minimum(lower, found.upper))
         status = torch.where(sought, int(Status.OK), start.status)
@@ -132,68 +109,40 @@ class Exact:
 
     def _jobs(
         self,
-        network: ReLUNetwork,
+        model: nn.Module,
+        graph: Graph,
         x: Tensor,
         y: Tensor,
         threat: Threat,
-        start: Bracket,
-        open_: Bool[Tensor, "n"],
-    ) -> Iterator[tuple[int, Relaxation, float]]:
-        """Position, network and deadline of what is open, the fewest undecided units first."""
-        assert start.witness is not None
-        spaces = {}
-        for i in (open_ & start.upper.isfinite()).nonzero().squeeze(1).tolist():
-            origin = x[i].reshape(1, -1)
-            low, high = (None if end is None else end.reshape(1, -1) for end in threat.room(x[i : i + 1]))
-            if not start.witness[i].isnan().any():
-                spaces[i] = Relaxation(network.around(origin), int(y[i]), threat.norm, (low, high))
-        order = list(spaces)
-        if len(order) > 1:
-            order.sort(key=lambda i: int(spaces[i].root(y[i : i + 1], float(start.upper[i])).undecided.sum()))
+        upper: Tensor,
+        open_: Tensor,
+    ) -> Iterator[tuple[int, Narrow, float]]:
+        """Position, search and deadline of what is open, the fewest undecided units first."""
+        try:
+            network = relu_network(graph)
+        except Unsupported:
+            if self.solver == "milp":
+                raise
+            network = None
+        jobs = dict[int, tuple[int, Narrow]]()
+        for i in open_.nonzero().squeeze(1).tolist():
+            origin, label = x[i : i + 1], y[i : i + 1]
+            if network is None:
+                jobs[i] = 0, partial(grown, model, graph, origin, label, threat, self.tolerance)
+            else:
+                low, high = (None if end is None else end.reshape(1, -1) for end in threat.room(origin))
+                around = network.around(origin.reshape(1, -1))
+                space = Relaxation(around, int(label), threat.norm, (low, high))
+                undecided = int(space.root(label, float(upper[i])).undecided.sum())
+                jobs[i] = undecided, partial(self._searched, space, origin)
         end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
-        for i in order:
-            yield i, spaces[i], min(end, time.monotonic() + self.time_limit)
+        for i in sorted(jobs, key=lambda i: jobs[i][0]):
+            yield i, jobs[i][1], min(end, time.monotonic() + self.time_limit)
 
-
-def _no_wider(found: Bracket, known: Bracket | None, right: Bool[Tensor, "n"]) -> Bracket:
-    """With the ends that were nearer to each other already, of the samples classified right."""
-    if known is None:
-        return found
-    known = _moved(known, right.device)
-    nearer = right & (known.upper < found.upper)
-    upper = torch.where(nearer, known.upper, found.upper)
-    return replace(
-        found,
-        lower=torch.where(right, torch.maximum(found.lower, known.lower).minimum(upper), found.lower),
-        upper=upper,
-        rival=torch.where(nearer & (known.rival >= 0), known.rival, found.rival),
-    )
-
-
-def _double(known: Bracket) -> Bracket:
-    """In float64, on the processor."""
-    witness = None if known.witness is None else known.witness.double().cpu()
-    return _moved(replace(known, witness=witness), torch.device("cpu"))
-
-
-def _moved(found: Bracket, device: torch.device) -> Bracket:
-    return Bracket(
-        lower=found.lower.to(device),
-        upper=found.upper.to(device),
-        status=found.status.to(device),
-        rival=found.rival.to(device),
-        witness=None if found.witness is None else found.witness.to(device),
-    )
-
-
-def _at_home(found: Bracket, status: Tensor) -> Bracket:
-    """On the model's device; the labels are those that the model itself gets right or wrong."""
-    found = _moved(found, status.device)
-    wrong = status == Status.MISCLASSIFIED
-    vanished = (status == Status.OK) & (found.status == Status.MISCLASSIFIED)  # a tie but for rounding
-    return replace(
-        found,
-        lower=torch.where(wrong, 0.0, found.lower),
-        upper=torch.where(wrong, 0.0, found.upper),
-        status=torch.where(status != Status.OK, status, torch.where(vanished, 0, found.status)),
-    )
+    def _searched(
+        self, space: Relaxation, x: Tensor, witness: Tensor, known: tuple[float, float], deadline: float
+    ) -> tuple[float, Tensor]:
+        """By the network as matrices."""
+        step = solve if self.solver == "milp" else search
+        proved, moved = step(space, (witness - x).reshape(-1), self.tolerance, deadline, known)
+        return proved, (x.reshape(1, -1) + moved).view_as(x)

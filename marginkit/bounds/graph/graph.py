@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from marginkit.bounds.graph.unsupported import Unsupported
 SAME = 1e-9  # of the scores' range
 LAST_DIGITS = 2**-48  # of a score: sixteen roundings
 
-__all__ = ["Graph", "Node", "affine", "doubled", "nonlinear", "require_same", "trace"]
+__all__ = ["Graph", "Node", "affine", "doubled", "nonlinear", "require_same", "rounded", "trace"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +80,21 @@ def require_same(graph: Graph, model: nn.Module, x: Tensor) -> None:
         (((ours - theirs).abs() <= allowed) | (ours == theirs) | (ours.isnan() & theirs.isnan())).all()
     ):
         raise Unsupported("something that its traced graph leaves out (the graph gives other scores)")
+
+
+def rounded(graph: Graph, dtype: torch.dtype) -> Graph:
+    """The same operations with numbers of another precision."""
+
+    def op(given: Any) -> Any:
+        if not is_dataclass(given):
+            return given
+        tensors = {field.name: getattr(given, field.name) for field in fields(given)}
+        changed = {
+            k: t.to(dtype) for k, t in tensors.items() if isinstance(t, Tensor) and t.is_floating_point()
+        }
+        return replace(given, **changed) if changed else given  # type: ignore[type-var]
+
+    return Graph(tuple(replace(node, op=op(node.op)) for node in graph.nodes))
 
 
 def doubled(model: nn.Module) -> nn.Module:

@@ -64,6 +64,10 @@ class Propagation:
         """Where every node's values are; with `stretches`."""
         return self._known(graph, ball).enclosure
 
+    def intervals(self, graph: Graph, ball: Ball) -> list[Interval]:
+        """That hold the values of every node up to the last nonlinear one."""
+        return self._known(graph, ball).intervals
+
     def _known(self, graph: Graph, ball: Ball) -> _Known:
         known = _Known(graph, ball)
         tighten = [False] * len(graph.nodes)

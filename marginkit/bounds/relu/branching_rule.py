@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Subdomains
+from marginkit.bounds.subdomains import Subdomains
 
 CANDIDATES = 4  # units of which both halves are looked at before one is split
 

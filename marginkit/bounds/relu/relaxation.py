@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from marginkit.bounds.ascent import adam
 from marginkit.bounds.linear.ball import Ball
-from marginkit.bounds.relu.ascent import adam
 from marginkit.bounds.relu.half_space import HalfSpaces
 from marginkit.bounds.relu.network import ReLUNetwork
-from marginkit.bounds.relu.subproblems import Hyperplanes, Subdomains, UnitRelaxation
+from marginkit.bounds.relu.subproblems import Hyperplanes, UnitRelaxation
+from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import Box, Norm
 
 RATE = 0.3  # of the ascent, in shares of a slope's range

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from marginkit.bounds.relu.branching_rule import chosen
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Hyperplanes, Subdomains
+from marginkit.bounds.relu.subproblems import Hyperplanes
+from marginkit.bounds.subdomains import Subdomains
 from marginkit.logits import crossed, gap, rivals
 from marginkit.methods.search.polytope import Region
 

@@ -10,7 +10,7 @@ from scipy import optimize, sparse
 from torch import Tensor
 
 from marginkit.bounds.relu.relaxation import Relaxation
-from marginkit.bounds.relu.subproblems import Subdomains
+from marginkit.bounds.subdomains import Subdomains
 from marginkit.methods.branch_and_bound.best_first import FIRST, Search
 from marginkit.norms import L1
 

@@ -12,7 +12,7 @@ from marginkit.guard.answer import answer
 from marginkit.kinds import Status
 from marginkit.logits import Labels
 from marginkit.methods.crown import Crown
-from marginkit.methods.nearest import Nearest
+from marginkit.methods.nearest import Effort, Nearest
 from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.verification import bracket, classify
 from marginkit.norms import Vectors, column
@@ -22,36 +22,47 @@ UNITS = 2000  # ReLUs of networks in which a witness's linear region is solved
 
 
 def begin(model: nn.Module, x: Vectors, y: Labels, threat: Threat, known: Bracket | None) -> Bracket:
-    """Both ends, the upper one with a verified witness where there is any.
+    """Both ends: those of `searched`, and a proof by `crown` where the lower one is 0."""
+    found = searched(model, x, y, threat, known, "tight")
+    sought = (found.status != Status.MISCLASSIFIED) & (found.status != Status.NONFINITE)
+    lower, blank = found.lower.clone(), (sought & (found.lower <= 0)).nonzero().squeeze(1)
+    if len(blank):
+        lower[blank] = Crown()(model, x[blank], y[blank], threat).lower
+    return replace(found, lower=lower)
+
+
+def searched(
+    model: nn.Module, x: Vectors, y: Labels, threat: Threat, known: Bracket | None, effort: Effort
+) -> Bracket:
+    """What is known, with a verified witness where there is any.
 
     Args:
         model: in float64.
         x, y, threat: as in `bracket`.
-        known: of these samples; witnesses are verified, `nearest` (tight) searches where none holds, and
-            `crown` proves where the lower end is 0. An upper end without witness is believed.
+        known: of these samples; witnesses are verified, and `nearest` searches where none holds. An upper end
+            without witness is believed.
+        effort: of `nearest`.
     """
     if known is None:
         none = torch.zeros(len(x), dtype=torch.float64)
         known = Bracket(none, none + torch.inf, torch.zeros_like(y), torch.full_like(y, -1))
-    found = _found(model, x, y, threat, known.witness)
+    found = _found(model, x, y, threat, known.witness, effort)
     sought = (found.status != Status.MISCLASSIFIED) & (found.status != Status.NONFINITE)
-    lower = torch.where(sought, known.lower, 0.0)
-    blank = (sought & (lower <= 0)).nonzero().squeeze(1)
-    if len(blank):
-        lower[blank] = Crown()(model, x[blank], y[blank], threat).lower
     believed = sought & (known.upper < found.upper)
     return replace(
         found,
-        lower=lower,
+        lower=torch.where(sought, known.lower, 0.0),
         upper=torch.where(believed, known.upper, found.upper),
         rival=torch.where(believed & (known.rival >= 0), known.rival, found.rival),
     )
 
 
-def _found(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Tensor | None) -> Bracket:
+def _found(
+    model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Tensor | None, effort: Effort
+) -> Bracket:
     """The witnesses that hold; where none does, those of a search."""
     if witness is None:
-        return Nearest("tight")(model, x, y, threat)
+        return Nearest(effort)(model, x, y, threat)
     given = threat.clip(x, witness)
     with evaluating(model):  # with gradients
         polished = polish(model, x, y, threat, given, UNITS)
@@ -59,15 +70,15 @@ def _found(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Ten
     missing = (found.status == Status.EXHAUSTED).nonzero().squeeze(1)
     if not len(missing):
         return found
-    searched = Nearest("tight")(model, x[missing], y[missing], threat)
+    sought = Nearest(effort)(model, x[missing], y[missing], threat)
     assert found.witness is not None
-    assert searched.witness is not None
+    assert sought.witness is not None
     return replace(
         found,
-        upper=found.upper.index_copy(0, missing, searched.upper),
-        status=found.status.index_copy(0, missing, searched.status),
-        rival=found.rival.index_copy(0, missing, searched.rival),
-        witness=found.witness.index_copy(0, missing, searched.witness),
+        upper=found.upper.index_copy(0, missing, sought.upper),
+        status=found.status.index_copy(0, missing, sought.status),
+        rival=found.rival.index_copy(0, missing, sought.rival),
+        witness=found.witness.index_copy(0, missing, sought.witness),
     )
 
 

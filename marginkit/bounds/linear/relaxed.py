@@ -1,0 +1,353 @@
+"""Lower bounds of a network's linear functions over parts of a ball, in which some units are known.
+
+The nonlinear operations are replaced by lines, and what remains is linear: its least value over the ball is a
+bound. A unit known to be on one side adds its side as a constraint, with a multiplier (beta-CROWN; Wang et
+al., arXiv 2103.06624). Every slope that a ReLU's lower line may have and every multiplier >= 0 gives a bound;
+both climb by the bound's gradient, which is read off the values at the point where the least is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from marginkit.bounds.ascent import adam
+from marginkit.bounds.graph.graph import Graph, affine, nonlinear, rounded
+from marginkit.bounds.graph.ops import Interval, LinearBounds, Nonlinear
+from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.subdomains import Subdomains
+
+RATE, DECAY = 0.3, 0.9  # of the ascent, in shares of a slope's range, and from step to step
+LINES = ("lower_slope", "lower_offset", "upper_slope", "upper_offset")
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The units of one nonlinear node that are not linear on the whole ball.
+
+    Attributes:
+        index: their positions among the node's entries.
+        place: their columns among all nodes' undecided units.
+        op: the node's.
+    """
+
+    index: Tensor
+    place: slice
+    op: Nonlinear
+
+    def on(self, mine: Tensor, others: Tensor, values: Tensor) -> Tensor:
+        """All entries' values times `others`, and of these units what is given [m, k]."""
+        found = values * others
+        found[:, self.index] = mine
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Linear functions <normal, x> + level that lie below the network's, one a part.
+
+    Attributes:
+        value: their least values over the ball [m].
+        point: where those are taken [m, *d].
+        normal: [m, *d].
+        level: [m].
+        passed: the coefficients of the undecided units [m, units].
+        before: what goes into these units at the point, were each of them its line [m, units].
+    """
+
+    value: Tensor
+    point: Tensor
+    normal: Tensor
+    level: Tensor
+    passed: Tensor
+    before: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Planes:
+        return Planes(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @staticmethod
+    def join(some: Sequence[Planes]) -> Planes:
+        """One after the other."""
+        return Planes(*(torch.cat([getattr(planes, f.name) for planes in some]) for f in fields(Planes)))
+
+
+@dataclass(frozen=True, eq=False)
+class Relaxed:
+    """One sample's network over a ball.
+
+    Attributes:
+        graph: of operations.
+        ball: of the sample's inputs.
+        start: the node that is bounded.
+        targets: linear functions of that node [k, *shape].
+        intervals: that hold every node's values in the ball [1, *shape].
+    """
+
+    graph: Graph
+    ball: Ball
+    start: int
+    targets: Tensor
+    intervals: Sequence[Interval]
+
+    def single(self) -> Relaxed:
+        """In float32: as good to climb with. What it finds is no proof before float64 has seen it."""
+        x, radius, low, high = (
+            None if t is None else t.float()
+            for t in (self.ball.x, self.ball.radius, self.ball.low, self.ball.high)
+        )
+        assert x is not None
+        assert radius is not None
+        return Relaxed(
+            rounded(self.graph, torch.float32), Ball(x, radius, self.ball.norm, low, high), self.start,
+            self.targets.float(), [(low.float(), high.float()) for low, high in self.intervals],
+        )  # fmt: skip
+
+    @cached_property
+    def base(self) -> Mapping[int, LinearBounds]:
+        """Lines of every nonlinear node on the whole ball."""
+        found = {}
+        for j, node in enumerate(self.graph.nodes[: self.start + 1]):
+            if nonlinear(node.op):
+                found[j] = node.op.lines(*self.intervals[node.inputs[0]], False)
+        return found
+
+    @cached_property
+    def undecided(self) -> Mapping[int, Units]:
+        """By node; of a smooth activation all entries, of others that work entry by entry those around 0."""
+        found, count = {}, 0
+        for j, lines in self.base.items():
+            op = self.graph.nodes[j].op
+            if isinstance(lines, LinearRelaxation) and nonlinear(op):
+                low, high = (end.flatten() for end in self.intervals[self.graph.nodes[j].inputs[0]])
+                bent = (low < 0) & (high > 0) if op.piecewise else torch.ones_like(low, dtype=torch.bool)
+                index = bent.nonzero().squeeze(1)
+                found[j] = Units(index, slice(count, count + len(index)), op)
+                count += len(index)
+        return found
+
+    @cached_property
+    def units(self) -> int:
+        """Undecided ones."""
+        return sum(len(units.index) for units in self.undecided.values())
+
+    def rectifying(self, parts: Subdomains) -> Tensor:
+        """Units whose lower line may have any slope between the two pieces' own [m, units]."""
+        return self.rectifiers & parts.undecided
+
+    @cached_property
+    def rectifiers(self) -> Tensor:
+        """Which undecided units are ReLUs or leak [1, units]."""
+        return (
+            self._by_node([float(isinstance(units.op, Rectifier)) for units in self.undecided.values()]) > 0
+        )
+
+    @cached_property
+    def least(self) -> Tensor:
+        """The undecided rectifiers' slopes below 0 [1, units]."""
+        return self._by_node([getattr(units.op, "negative", 0.0) for units in self.undecided.values()])
+
+    def _by_node(self, values: Sequence[float]) -> Tensor:
+        x = self.ball.x
+        found = [x.new_full((len(u.index),), v) for u, v in zip(self.undecided.values(), values, strict=True)]
+        return torch.cat([x.new_zeros(0), *found]).unsqueeze(0)
+
+    def root(self) -> Subdomains:
+        """The whole ball, once for each target."""
+        none, k = self.ball.x.new_zeros(1, 0), len(self.targets)
+        sources = [
+            tuple(end.flatten(1)[:, units.index] for end in self.intervals[self.graph.nodes[j].inputs[0]])
+            for j, units in self.undecided.items()
+        ]
+        low, high = (torch.cat([none, *(ends[side] for ends in sources)], 1).expand(k, -1) for side in (0, 1))
+        alpha, zeros = torch.where(high > -low, 1.0, self.least).to(low), torch.zeros_like(low)
+        nothing = torch.full((k,), -torch.inf, dtype=low.dtype, device=low.device)
+        rival = torch.arange(k, device=low.device)
+        return Subdomains(rival, low, high, zeros, alpha, zeros, nothing, torch.full_like(rival, -1))
+
+    def lines(self, parts: Subdomains, alpha: Tensor | None = None) -> LinearRelaxation:
+        """Of the undecided units [m, units]; the rectifiers' lower ones have the slopes alpha."""
+        found = [
+            u.op.lines(parts.low[:, u.place], parts.high[:, u.place], False) for u in self.undecided.values()
+        ]
+        none = parts.low[:, :0]
+        lines = LinearRelaxation(
+            *(torch.cat([none, *(getattr(f, name) for f in found)], 1) for name in LINES)
+        )
+        return lines if alpha is None else self.sloped(parts, lines, alpha)
+
+    def sloped(self, parts: Subdomains, lines: LinearRelaxation, alpha: Tensor) -> LinearRelaxation:
+        """With these slopes of the rectifiers' lower lines."""
+        return replace(lines, lower_slope=torch.where(self.rectifying(parts), alpha, lines.lower_slope))
+
+    def planes(self, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Planes:
+        """The linear functions that lines and multipliers give, and their least values."""
+        pull = parts.split * beta
+        targets = self.targets[parts.rival]
+        normal, passed, kept = self._backward(targets, lines, pull)
+        least, point = self._least(normal)
+        scores, before = self._forward(point, lines, passed, kept)
+        value = (targets * scores).flatten(1).sum(1) - (pull * before).sum(1)
+        level = value - (normal * point).flatten(1).sum(1)
+        return Planes(least + level, point, normal, level, passed, before)
+
+    def _backward(
+        self, targets: Tensor, lines: LinearRelaxation, pull: Tensor
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Coefficients: of the inputs, the undecided units, and nodes whose lines mix several entries."""
+        nodes, count = self.graph.nodes, len(targets)
+        pending, kept, passed = {self.start: targets}, dict[int, Tensor](), torch.zeros_like(pull)
+        for j in range(self.start, 0, -1):
+            if j not in pending:
+                continue
+            c, node, op = pending.pop(j), nodes[j], nodes[j].op
+            if j in self.undecided:
+                units, flat = self.undecided[j], c.reshape(count, -1)
+                mine = flat[:, units.index]
+                passed[:, units.place] = mine
+                mine = mine * _slope(lines, mine, units.place) - pull[:, units.place]
+                back: Sequence[Tensor] = [units.on(mine, self._slopes(j), flat).view_as(c)]
+            elif nonlinear(op):
+                kept[j] = c
+                back = [self.base[j].backward(c.unsqueeze(1))[0].squeeze(1)]
+            else:
+                assert affine(op)
+                back = op.transpose(c, [nodes[k].shape for k in node.inputs])
+            for k, part in zip(node.inputs, back, strict=True):
+                pending[k] = pending[k] + part if k in pending else part
+        none = self.ball.x.new_zeros(count, *nodes[0].shape)
+        return pending.get(0, none), passed, kept
+
+    def _forward(
+        self, point: Tensor, lines: LinearRelaxation, passed: Tensor, kept: Mapping[int, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """The bounded node's values and what goes into the undecided units, by the lines in use."""
+        values, before = [point], torch.zeros_like(passed)
+        for j, node in enumerate(self.graph.nodes[1 : self.start + 1], 1):
+            inputs = [values[k] for k in node.inputs]
+            if j in self.undecided:
+                units, flat = self.undecided[j], inputs[0].reshape(len(point), -1)
+                mine, c = flat[:, units.index], passed[:, units.place]
+                before[:, units.place] = mine
+                mine = mine * _slope(lines, c, units.place) + _offset(lines, c, units.place)
+                values.append(units.on(mine, self._slopes(j), flat).view(len(point), *node.shape))
+            elif j in kept:
+                values.append(_lined(self.base[j], kept[j], inputs[0]))
+            else:
+                assert node.op is not None
+                values.append(node.op(*inputs))
+        return values[self.start], before
+
+    def _slopes(self, j: int) -> Tensor:
+        """Of a node's entries on the whole ball, for those that are linear there [1, entries]."""
+        base = self.base[j]
+        assert isinstance(base, LinearRelaxation)
+        return base.upper_slope.reshape(1, -1)
+
+    def _least(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+        """Of <normal, x> over the ball, and where."""
+        count = len(normal)
+        if self.ball.norm.p == torch.inf:
+            point = torch.where(normal > 0, *self.ball.interval())
+            return (normal * point).flatten(1).sum(1), point
+        ends = (
+            None if end is None else end.expand(count, *end.shape[1:])
+            for end in (self.ball.low, self.ball.high)
+        )
+        ball = Ball(self.ball.x.expand_as(normal), self.ball.radius.expand(count), self.ball.norm, *ends)
+        with torch.enable_grad():
+            leaf = normal.detach().requires_grad_()
+            least = ball.concretize(leaf.unsqueeze(1)).squeeze(1)
+            (point,) = torch.autograd.grad(least.sum(), leaf)
+        return least.detach(), point
+
+    def climbed(self, parts: Subdomains, steps: int, enough: float = torch.inf) -> tuple[Subdomains, Planes]:
+        """The parts with the best slopes and multipliers met on so many steps of ascent, and their planes.
+
+        Args:
+            parts: whose slopes and multipliers are the start.
+            steps: at most; no more than it takes for all bounds to pass `enough`.
+            enough: a bound.
+        """
+        lines = self.lines(parts)
+        free, alpha, beta = self.rectifying(parts), parts.alpha, parts.beta
+        best: Planes | None = None
+        kept_alpha, kept_beta = alpha, beta
+        state = [torch.zeros_like(alpha) for _ in range(4)]
+        for step in range(steps + 1):
+            here = self.planes(parts, self.sloped(parts, lines, alpha), beta)
+            if best is None:
+                best, scale = here, here.passed.abs().mean(1, keepdim=True)
+            else:
+                better = here.value > best.value
+                tall = better.unsqueeze(1)
+                kept_alpha, kept_beta = (
+                    torch.where(tall, alpha, kept_alpha),
+                    torch.where(tall, beta, kept_beta),
+                )
+                best = _chosen(better, here, best)
+            if step == steps or bool((best.value > enough).all()):
+                break
+            rise = RATE * DECAY**step
+            uphill = torch.where(free & (here.passed > 0), here.passed * here.before, 0)
+            alpha = torch.maximum((alpha + rise * adam(uphill, state[:2], step)).clamp(max=1), self.least)
+            beta = (beta + rise * scale * adam(-parts.split * here.before, state[2:], step)).clamp(min=0)
+        assert best is not None
+        bound = torch.maximum(parts.bound, best.value)
+        return replace(parts, alpha=kept_alpha, beta=kept_beta, bound=bound), best
+
+    def halves(self, parts: Subdomains) -> Subdomains:
+        """Both halves of each at its `pick`: first all above the middle, then all below it.
+
+        A rectifier is split at 0, a smooth activation in the middle of its interval.
+        """
+        column = parts.pick.unsqueeze(1)
+        bent = self.rectifiers.expand_as(parts.low).gather(1, column)
+        middle = torch.where(bent, 0, (parts.low + parts.high).gather(1, column) / 2)
+        above = replace(
+            parts,
+            low=parts.low.scatter(1, column, middle),
+            split=parts.split.scatter(1, column, bent.to(middle)),
+        )
+        below = replace(
+            parts,
+            high=parts.high.scatter(1, column, middle),
+            split=parts.split.scatter(1, column, -bent.to(middle)),
+        )
+        return Subdomains.join([above, below])
+
+
+def one_hot(index: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
+    """Linear functions that are single entries of a node, and then their negatives [2 k, *shape]."""
+    rows = like.new_zeros(len(index), prod(shape)).scatter(1, index.unsqueeze(1), 1)
+    return torch.cat([rows, -rows]).view(-1, *shape)
+
+
+def _slope(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
+    return torch.where(c > 0, lines.lower_slope[:, place], lines.upper_slope[:, place])
+
+
+def _offset(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
+    return torch.where(c > 0, lines.lower_offset[:, place], lines.upper_offset[:, place])
+
+
+def _chosen(better: Tensor, one: Planes, other: Planes) -> Planes:
+    def mixed(name: str) -> Tensor:
+        mine, theirs = getattr(one, name), getattr(other, name)
+        return torch.where(better.view(-1, *[1] * (mine.ndim - 1)), mine, theirs)
+
+    return Planes(*(mixed(field.name) for field in fields(Planes)))
+
+
+def _lined(lines: LinearBounds, c: Tensor, before: Tensor) -> Tensor:
+    """The value of the lines that coefficients c take: the derivative of the bound by them."""
+    with torch.enable_grad():
+        leaf = c.detach().unsqueeze(1).requires_grad_()
+        back, offset = lines.backward(leaf)
+        (out,) = torch.autograd.grad((back.squeeze(1) * before).sum() + offset.sum(), leaf)
+    return out.squeeze(1)

@@ -1,0 +1,154 @@
+"""Branch and bound on whether a ball holds an adversarial input."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from marginkit.activations import evaluating
+from marginkit.bounds.graph.graph import Graph
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation
+from marginkit.bounds.linear.hidden import Tightened, proved, tightened
+from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.lipschitz import own_stretches
+from marginkit.bounds.subdomains import Subdomains
+from marginkit.logits import differences, rivals
+from marginkit.methods.branch_and_bound.splitting import split
+from marginkit.methods.certify.certificate import slack
+from marginkit.methods.crown import ahead
+from marginkit.methods.search.descent import dense, descend
+from marginkit.norms import L2
+from marginkit.types import Threat
+
+FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
+HIDDEN = 5  # for each hidden unit
+BATCH = 32  # parts that are halved at a time
+MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
+
+ATTACKED = 4  # points from which an adversarial input is looked for at a time
+SIZES = tuple(0.5 * 0.6**step for step in range(6))  # of these searches' steps, in shares of the radius
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What became of a ball.
+
+    Attributes:
+        proved: whether it holds no adversarial input.
+        witness: one that was found [1, *d], or None.
+        parts: that were bounded.
+    """
+
+    proved: bool
+    witness: Tensor | None = None
+    parts: int = 0
+
+
+def decide(
+    model: nn.Module, graph: Graph, x: Tensor, y: Tensor, threat: Threat, radius: float, deadline: float
+) -> Decision:
+    """Whether the ball around one sample x [1, *d], labelled y [1], holds an adversarial input.
+
+    Args:
+        model: in float64.
+        graph: the model as operations.
+        x, y, threat: the sample, and what may be done to it.
+        radius: of the ball.
+        deadline: by `time.monotonic`.
+    """
+    scores = graph(x)
+    rival = rivals(scores, y, None)
+    ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
+    propagation = Propagation("crown", stretches=own_stretches(graph, L2) if threat.norm is L2 else None)
+    intervals = propagation.intervals(graph, ball)
+    relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
+    attack = Attack(model, x, y, threat, radius, rival[0])
+    return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline).decide()
+
+
+@dataclass(frozen=True, eq=False)
+class Attack:
+    """Looks for an adversarial input of one sample from points where its bounds are worst.
+
+    (Bounds lead where gradients at the input do not: Zhang et al., arXiv 2206.03727, ICML 2022.)
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    threat: Threat
+    radius: float
+    rival: Tensor
+
+    def __call__(self, points: Tensor, rival: Tensor) -> Tensor | None:
+        """An adversarial input [1, *d] within the radius, or None; rivals by their position."""
+        few, toward = points[:ATTACKED], self.rival[rival[:ATTACKED]].unsqueeze(1)
+        x, y = self.x.expand_as(few), self.y.expand(len(few))
+        radius = few.new_full((len(few),), self.radius)
+
+        def ahead_of(scores: Tensor, active: Tensor) -> Tensor:
+            return differences(scores, y[active], toward[active]).squeeze(1)
+
+        with evaluating(self.model), torch.enable_grad():
+            found = descend(self.model, x, y, self.threat, radius, few - x, ahead_of, list(SIZES), dense)
+        rows = (~found.flatten(1).isnan().any(1)).nonzero().squeeze(1)
+        return found[rows[:1]].detach() if len(rows) else None
+
+
+@dataclass(eq=False)
+class AtRadius:
+    """The search of one sample's ball.
+
+    Attributes:
+        relaxed: the network over the ball, its targets f_y - f_j for all rivals j.
+        lost: what rounding may cost each of these [k].
+        attack: looks for adversarial inputs.
+        deadline: by `time.monotonic`.
+    """
+
+    relaxed: Relaxed
+    lost: Float[Tensor, "k"]
+    attack: Attack
+    deadline: float
+    witness: Tensor | None = None
+    parts: int = 0
+
+    def decide(self) -> Decision:
+        """Worst parts first, until none is left, an adversarial input is found or the time is up."""
+        network = tightened(self.relaxed, HIDDEN, self.deadline)
+        open_ = self._examined(network, network.single.root(), FIRST)
+        while len(open_) and self.witness is None and time.monotonic() < self.deadline:
+            order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
+            taken = split(network.single, open_[order[:BATCH]])
+            whole = taken.pick < 0
+            if whole.any() and len(self._examined(network, taken[whole], LONG)):
+                break  # a part in which the network is linear, and nothing left to split
+            halves = network.single.halves(taken[~whole])
+            open_ = Subdomains.join([open_[order[BATCH:]], self._examined(network, halves, STEPS)])
+        return Decision(self.witness is None and not len(open_), self.witness, self.parts)
+
+    def _examined(self, network: Tightened, parts: Subdomains, steps: int) -> Subdomains:
+        """Those that are not proved, in tighter intervals; adversarial inputs are looked for in them."""
+        if not len(parts):
+            return parts
+        self.parts += len(parts)
+        lost = self.lost[parts.rival]
+        parts, _ = network.single.climbed(parts, steps, float(2 * self.lost.amax()))
+        planes = proved(network.relaxed, parts)
+        left = (~(planes.value > lost)).nonzero().squeeze(1)
+        parts, planes, lost = parts[left], planes[left], lost[left]
+        if len(left):
+            worst = planes.value.argsort()
+            self.witness = self.attack(planes.point[worst], parts.rival[worst])
+        parts = network.beyond(parts, replace(planes, level=planes.level - lost))
+        return parts[parts.bound != torch.inf]
+
+
+def _size(parts: Subdomains) -> int:
+    """Bytes."""
+    return sum(getattr(parts, name).nbytes for name in ("low", "high", "split", "alpha", "beta"))

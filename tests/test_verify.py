@@ -1,0 +1,324 @@
+"""Parts of a ball, their bounds, and decisions at a radius: by definition, by closed forms, by `exact`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from closed_form import linear_distance, linear_model
+from torch import nn
+
+from marginkit.bounds.graph.graph import rounded, trace
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.crown import Propagation
+from marginkit.bounds.linear.hidden import downwards, proved, tightened
+from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.subdomains import Subdomains
+from marginkit.errors import UsageError
+from marginkit.kinds import Status
+from marginkit.methods.branch_and_bound import at_radius
+from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.splitting import split
+from marginkit.methods.crown import Crown
+from marginkit.methods.exact import Exact
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.verify import Verify
+from marginkit.norms import L1, L2, LINF
+from marginkit.types import Threat
+
+SIDE, CLASSES = 6, 4
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(1, 3, 1)
+        self.last = nn.Linear(3 * SIDE * SIDE, CLASSES)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.one(x) + torch.relu(self.two(x))).flatten(1))
+
+
+def dense(activation: nn.Module) -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(SIDE * SIDE, 8),
+        activation,
+        nn.Linear(8, 6),
+        activation,
+        nn.Linear(6, CLASSES),
+    )
+
+
+NETWORKS = {
+    "dense": lambda: dense(nn.ReLU()),
+    "leaky": lambda: dense(nn.LeakyReLU(0.2)),
+    "sigmoid": lambda: dense(nn.Sigmoid()),
+    "gelu": lambda: dense(nn.GELU()),
+    "conv": lambda: nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU(),
+        nn.Flatten(), nn.Linear(4, CLASSES),
+    ),
+    "pooling": lambda: nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, CLASSES),
+    ),
+    "branches": Branches,
+}  # fmt: skip
+networks = pytest.mark.parametrize("network", NETWORKS)
+norms = pytest.mark.parametrize("norm", [L1, L2, LINF], ids=lambda norm: norm.name)
+RADIUS = {L1: 1.5, L2: 0.6, LINF: 0.2}
+
+
+def made(network: str, seed: int = 0) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    model = NETWORKS[network]().double().eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.normal_(layer.weight, std=1.5 / layer.weight[0].numel() ** 0.5)
+    x = torch.rand(1, 1, SIDE, SIDE, dtype=torch.float64)
+    return model, x, model(x).argmax(1).detach()
+
+
+def around(network: str, norm, seed: int = 0) -> tuple[Relaxed, torch.Tensor]:
+    """The relaxed network over a ball, and points of the ball."""
+    model, x, y = made(network, seed)
+    threat, radius = Threat(norm), RADIUS[norm]
+    with torch.no_grad():
+        graph = trace(model, x)
+    ball = Ball(x, x.new_tensor([radius]), norm, *threat.room(x))
+    unit = torch.eye(CLASSES, dtype=torch.float64)
+    targets = unit[y] - unit[torch.arange(CLASSES) != y]
+    with torch.no_grad():
+        relaxed = Relaxed(
+            graph, ball, len(graph.nodes) - 1, targets, Propagation("crown").intervals(graph, ball)
+        )
+    steps = torch.randn(4000, *x.shape[1:], dtype=torch.float64).sign() * torch.rand(4000, 1, 1, 1)
+    inside = norm.project(steps, x.new_full((4000,), radius), *threat.room(x.expand(4000, -1, -1, -1)))
+    return relaxed, x + inside
+
+
+def before(relaxed: Relaxed, x: torch.Tensor) -> torch.Tensor:
+    """What goes into the undecided units."""
+    values = [x]
+    for node in relaxed.graph.nodes[1:]:
+        values.append(node.op(*(values[k] for k in node.inputs)))
+    sources = [
+        values[relaxed.graph.nodes[j].inputs[0]].flatten(1)[:, units.index]
+        for j, units in relaxed.undecided.items()
+    ]
+    return torch.cat(sources, 1)
+
+
+@norms
+@networks
+@torch.no_grad()
+def test_planes_lie_below_the_network_in_their_part(network, norm):
+    """For any slopes and multipliers, with some units split."""
+    relaxed, x = around(network, norm)
+    inside, parts = before(relaxed, x), relaxed.root()
+    for _ in range(2):  # the halves that hold the first point
+        both = relaxed.halves(split(relaxed, parts))
+        above, below = both[: len(parts)].each(), both[len(parts) :].each()
+        parts = Subdomains.join(
+            [a if bool((inside[0] >= a.low[0]).all()) else b for a, b in zip(above, below, strict=True)]
+        )
+    assert (parts.pick >= 0).all()
+    parts = replace(
+        parts,
+        alpha=relaxed.least + (1 - relaxed.least) * torch.rand_like(parts.alpha),
+        beta=torch.rand_like(parts.beta),
+    )
+    planes = relaxed.planes(parts, relaxed.lines(parts, parts.alpha), parts.beta)
+    margins = relaxed.graph(x) @ relaxed.targets.T
+    met = 0
+    for i in range(len(parts)):
+        mine = ((inside >= parts.low[i] - 1e-12) & (inside <= parts.high[i] + 1e-12)).all(1)
+        plane = (x * planes.normal[i]).flatten(1).sum(1) + planes.level[i]
+        assert (plane >= planes.value[i] - 1e-9).all()
+        assert (margins[mine, parts.rival[i]] >= plane[mine] - 1e-9).all()
+        met += int(mine.sum())
+    assert met
+
+
+@networks
+@torch.no_grad()
+def test_a_climb_never_falls_and_float64_agrees(network):
+    relaxed, _ = around(network, LINF)
+    start = relaxed.planes(
+        relaxed.root(), relaxed.lines(relaxed.root(), relaxed.root().alpha), relaxed.root().beta
+    )
+    parts, _ = relaxed.single().climbed(relaxed.single().root(), 10)
+    found = proved(relaxed, parts)
+    assert (found.value >= start.value - 1e-5).all()
+    torch.testing.assert_close(found.value.float(), parts.bound, rtol=1e-4, atol=1e-4)
+
+
+@networks
+@torch.no_grad()
+def test_hidden_intervals_shrink_and_hold_their_values(network):
+    relaxed, x = around(network, LINF)
+    network_ = tightened(relaxed, 5)
+    values = [x]
+    for node in relaxed.graph.nodes[1:]:
+        values.append(node.op(*(values[k] for k in node.inputs)))
+    for value, (low, high), (was_low, was_high) in zip(
+        values, network_.relaxed.intervals, relaxed.intervals, strict=False
+    ):
+        assert (value >= low - 1e-12).all()
+        assert (value <= high + 1e-12).all()
+        assert (low >= was_low - 1e-5).all()
+        assert (high <= was_high + 1e-5).all()
+    assert network_.relaxed.units <= relaxed.units
+
+
+@networks
+@torch.no_grad()
+def test_beyond_its_plane_a_part_holds_all_its_points(network):
+    """Half-spaces that hold some points of the ball: their units' inputs stay in the intervals."""
+    relaxed, x = around(network, LINF)
+    network_ = tightened(relaxed, 2)
+    relaxed = network_.relaxed
+    parts = network_.single.root()
+    planes = proved(relaxed, parts)
+    along = (x.unsqueeze(1) * planes.normal).flatten(2).sum(2)
+    planes = replace(planes, level=-along.quantile(0.02, dim=0))
+    found, inside = network_.beyond(parts, planes), before(relaxed, x)
+    narrower = 0
+    for i in range(len(parts)):
+        mine = inside[along[:, i] + planes.level[i] <= 0]
+        assert len(mine)
+        assert (mine >= found.low[i] - 1e-12).all()
+        assert (mine <= found.high[i] + 1e-12).all()
+        narrower += int((found.high[i] - found.low[i] < parts.high[i] - parts.low[i]).sum())
+    assert narrower or not relaxed.units
+
+
+@torch.no_grad()
+def test_numbers_of_float32_are_rounded_downwards():
+    values = torch.randn(1000, dtype=torch.float64) * 10 ** torch.randint(-9, 9, (1000,)).double()
+    near = downwards(values)
+    assert (near.double() <= values).all()
+    assert (torch.nextafter(near, near.new_tensor(torch.inf)).double() > values).all()
+
+
+@networks
+@torch.no_grad()
+def test_a_rounded_graph_gives_the_same_scores(network):
+    model, x, _ = made(network)
+    graph = trace(model, x)
+    torch.testing.assert_close(
+        rounded(graph, torch.float32)(x.float()), graph(x).float(), rtol=1e-5, atol=1e-5
+    )
+
+
+# Decisions at a radius --------------------------------------------------------------------------------
+
+
+@norms
+@torch.no_grad()
+def test_a_linear_classifier_is_decided_on_both_sides_of_its_distance(norm):
+    model = linear_model()
+    x = torch.randn(1, 6, dtype=torch.float64)
+    y = model(x).argmax(1)
+    distance = float(linear_distance(model(x), model.weight, y, norm)[0])
+    graph, threat, deadline = trace(model, x), Threat(norm, None, None), time.monotonic() + 60
+    assert decide(model, graph, x, y, threat, 0.999 * distance, deadline).proved
+    found = decide(model, graph, x, y, threat, 1.001 * distance, deadline)
+    assert not found.proved
+    assert found.witness is not None
+    assert norm.length(found.witness - x).item() <= 1.001 * distance * (1 + 1e-9)
+    assert model(found.witness).argmax(1) != y
+
+
+@pytest.mark.parametrize(
+    ("network", "norm"),
+    [
+        ("dense", L1),
+        ("dense", L2),
+        *((name, LINF) for name in ("dense", "leaky", "conv", "pooling", "branches")),
+    ],
+)
+@torch.no_grad()
+def test_decisions_agree_with_the_exact_distance(network, norm):
+    model, x, y = made(network, seed=1)
+    exact = Exact(time_limit=10.0)(model, x, y, Threat(norm))
+    graph = trace(model, x)
+    for share, holds in ((0.9, True), (1.1, False)):
+        radius = share * float(exact.lower if holds else exact.upper)
+        found = decide(model, graph, x, y, Threat(norm), radius, time.monotonic() + 5)
+        assert not (found.proved and not holds)
+        assert found.witness is None or not holds
+        if norm is LINF:
+            assert found.proved == holds
+            assert (found.witness is None) == holds
+
+
+@torch.no_grad()
+def test_a_part_without_undecided_units_is_no_proof_by_itself(monkeypatch):
+    """Nothing left to split and a bound that fails: open, not proved."""
+    model, x, y = made("dense", seed=1)
+    radius = 1.05 * float(Exact()(model, x, y, Threat(LINF)).upper)
+    monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
+    found = decide(model, trace(model, x), x, y, Threat(LINF), radius, time.monotonic() + 5)
+    assert not found.proved
+    assert found.witness is None
+
+
+# The method ---------------------------------------------------------------------------------------------
+
+
+@networks
+def test_brackets_hold_and_say_what_is_open(network):
+    model, x, y = made(network, seed=2)
+    upper = float(Nearest("tight")(model, x, y, Threat(LINF)).upper.clamp(max=1))
+    found = Verify(radii=(1.2 * upper, 0.3 * upper, 0.6 * upper), time_limit=2.0)(model, x, y, Threat(LINF))
+    assert float(found.lower) <= float(found.upper)
+    assert float(found.upper) <= 1.2 * upper or float(found.lower) >= 1.2 * upper * (1 - 1e-9)
+    assert min(abs(float(found.lower) - share * upper) for share in (0, 0.3, 0.6, 1.2)) < 1e-9
+    between = float(found.lower) < 0.6 * upper * (1 - 1e-9)
+    assert int(found.status) == (Status.TIMEOUT if between else Status.OK)
+    assert Crown()(model, x, y, Threat(LINF)).lower < 0.3 * upper or float(found.lower) >= 0.3 * upper * (
+        1 - 1e-9
+    )
+
+
+def test_what_is_known_is_not_lost():
+    model, x, y = made("dense")
+    exact = Exact()(model, x, y, Threat(LINF))
+    radius = 2 * float(exact.upper)
+    again = Verify(radii=(radius,)).close(model, x, y, Threat(LINF), exact)
+    torch.testing.assert_close(again.lower, exact.lower)
+    torch.testing.assert_close(again.upper, exact.upper)
+    assert again.status.tolist() == [Status.OK]
+
+
+def test_without_time_only_the_search_and_one_proof_answer(monkeypatch):
+    monkeypatch.setattr(at_radius, "AtRadius", None)
+    model, x, y = made("conv")
+    distance = float(Nearest()(model, x, y, Threat(LINF)).upper)
+    found = Verify(radii=(0.01 * distance, 0.99 * distance), time_limit=0.0)(model, x, y, Threat(LINF))
+    assert float(found.lower) >= 0.01 * distance * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("radii", [(), (0.0,), (-1.0,), (np.inf,), (0.1, np.nan)])
+def test_radii_that_are_none_are_refused(radii):
+    with pytest.raises(UsageError, match="give at least one radius"):
+        Verify(radii=radii)
+
+
+@pytest.mark.parametrize("limits", [{"time_limit": -1.0}, {"total_time_limit": np.nan}])
+def test_limits_that_are_none_are_refused(limits):
+    with pytest.raises(UsageError, match="give at least 0"):
+        Verify(**limits)
+
+
+@pytest.mark.parametrize("network", ["sigmoid", "gelu"])
+def test_exact_grows_its_ball_where_a_network_is_smooth(network):
+    model, x, y = made(network, seed=5)
+    found = Exact(time_limit=1.0)(model, x, y, Threat(LINF))
+    rough = Crown()(model, x, y, Threat(LINF))
+    assert float(rough.lower) * 1.02 < float(found.lower) <= float(found.upper) < torch.inf
