@@ -137,7 +137,7 @@ model_options = _together(
             default="model.pt",
             show_default=True,
             metavar="SPEC",
-            help="A checkpoint, module:factory, torchvision:NAME, timm:NAME, hf:NAME (docs/models.md).",
+            help="A checkpoint, FILE.onnx, module:factory, torchvision:, timm: or hf:NAME (docs/models.md).",
         ),
         click.option("--arch", help="What the weights belong to, where the file does not say."),
         click.option(

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Request:
         classes: of the data set; for models that are built for their own weights.
         weights: the user's file of weights, which the caller loads; None for the library's own.
         app_dir, trust, download: as in `Loading`.
+        look: gives a few of the data's inputs, for what has to be tried on them.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Request:
     app_dir: Path | None = None
     trust: bool = False
     download: bool = False
+    look: Callable[[], Tensor] = field(default=lambda: torch.empty(0), compare=False)
 
     @property
     def parsed(self) -> dict[str, Any]:
