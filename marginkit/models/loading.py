@@ -170,7 +170,7 @@ def _foreign(
     if dataset is None:
         raise UsageError(f"{spec} does not say what it was trained on: give --dataset")
     box = bounds or (0.0, 1.0)
-    data = load(dataset, source, bounds=box)
+    data = load(dataset, replace(source or Source(), model=Path(spec).name), bounds=box)
     request = Request(
         rest, dict(loading.options), data.classes, loading.weights, loading.app_dir, loading.trust,
         loading.download, lambda: data.inputs(list(range(min(LOOKED_AT, len(data))))).float(),
