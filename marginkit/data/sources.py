@@ -12,6 +12,7 @@ import numpy as np
 from marginkit.data.boxes import vnnlib
 from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.folders import Pictures, imagefolder
+from marginkit.data.hugging_face import hugging_face
 from marginkit.data.in_memory import InMemory, in_memory
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.npy import npz_names, read_npz
@@ -129,7 +130,12 @@ ARRAY_KEYS = [
     ("data", "targets"),
     ("data", "target"),
 ]
-NEEDS_ARGUMENT = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR", "vnnlib": "vnnlib:FILE"}
+NEEDS_ARGUMENT = {
+    "npz": "npz:FILE",
+    "imagefolder": "imagefolder:DIR",
+    "vnnlib": "vnnlib:FILE",
+    "hf": "hf:NAME",
+}
 
 DATASETS: dict[str, Callable[[str, Source], Data]] = {
     "digits": _digits,
@@ -142,6 +148,7 @@ DATASETS: dict[str, Callable[[str, Source], Data]] = {
     "imagefolder": imagefolder,
     "npz": _npz,
     "vnnlib": vnnlib,
+    "hf": hugging_face,
 }
 
 

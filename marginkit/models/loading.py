@@ -24,7 +24,8 @@ from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.models.digest import model_digest
 from marginkit.models.onnx.loading import load_onnx
 from marginkit.models.programs import is_program, load_program
-from marginkit.models.sources import SOURCES, Found, Request, factory, is_factory
+from marginkit.models.request import Found, Request
+from marginkit.models.sources import SOURCES, factory, is_factory
 from marginkit.models.weights import classes_of
 
 LOOKED_AT = 2  # samples that a model is tried on

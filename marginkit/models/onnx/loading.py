@@ -13,7 +13,7 @@ from torch import Tensor
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.models.onnx.network import Network, refuse_unknown
 from marginkit.models.onnx.reading import File, Node, library, read_file
-from marginkit.models.sources import Found, Request
+from marginkit.models.request import Found, Request
 
 PROBABILITIES = ("Softmax", "LogSoftmax")
 ROUNDING = 1e-4  # of the largest score: what float32 may do in another order

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from marginkit.errors import MarginkitError
 from marginkit.files.untrusted import printable
+from marginkit.versions import optional_package
 
 OLDEST = 7  # opset: before it, broadcasting was an attribute of each operation
 
@@ -70,12 +70,7 @@ class File:
 
 def library(name: str = "onnx") -> Any:
     """ONNX's own package, or a part of it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MarginkitError(
-            "onnx is not installed: pip install 'marginkit[onnx]' brings it, and with it ONNX files"
-        ) from error
+    return optional_package(name, "onnx")
 
 
 def read_file(path: Path) -> File:
