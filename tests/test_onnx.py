@@ -16,6 +16,8 @@ from onnx_files import mlp, model, node, write
 from quickly import measure
 from torch import nn
 
+from marginkit.bounds.graph.recorder import record
+from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.layers import find_stages
 from marginkit.models.loading import Loading, load_subject
@@ -200,7 +202,7 @@ TOGETHER = {  # operations that need others
         {"last": np.array(1), "ends": np.array([0, 1]), "from": np.array(0), "step": np.array(1)},
     ),
     "Constant": (
-        [node("Constant", "", "c", value_floats=[1.0] * 5), node("Exp", "c", "e"), node("Add", "x e")],
+        [node("Constant", "", "c", value_floats=[1.0] * 5), node("Neg", "c", "e"), node("Add", "x e")],
         {},
     ),
 }  # fmt: skip
@@ -222,6 +224,26 @@ def test_operations_are_those_of_onnx(nodes, constants, shape, opset, tmp_path):
     x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     ours, theirs = run(model(nodes, constants, shape, opset=opset), tmp_path / "op.onnx", x)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+BOUNDLESS = """Ceil Cos Erf Exp Floor HardSwish LogSoftmax Round Sign Sin Softmax Softsign ThresholdedRelu
+    Mish InstanceNormalization LayerNormalization ReduceMax ReduceMin ReduceL2 ReduceSumSquare Greater Log"""
+UNBOUNDED = ("Transpose", "MaxPool", "Flatten axis", "Concat")  # as they are called there
+
+
+@pytest.mark.parametrize(("nodes", "constants", "shape", "opset"), EXAMPLES)
+def test_operations_have_bounds_but_for_these(nodes, constants, shape, opset, tmp_path, request):
+    onnx.save(model(nodes, constants, shape, opset=opset), tmp_path / "op.onnx")
+    network = Network(read_file(tmp_path / "op.onnx"), None, False, None).eval().double()
+    pair = torch.randn(2, *shape[1:], dtype=torch.float64)
+    name = request.node.callspec.id
+    if name in UNBOUNDED or (
+        set(BOUNDLESS.split()) & {made.op_type for made in nodes} and "Shape" not in name
+    ):
+        with pytest.raises(Unsupported, match=r" in \w+_0 \(Operation\)"):
+            record(network, pair)
+    else:
+        record(network, pair)
 
 
 def squares(x):

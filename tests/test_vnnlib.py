@@ -169,7 +169,10 @@ def test_a_list_gives_the_properties_of_its_network(tmp_path):
     path = saved(tmp_path, "\n".join([*rows, "onnx/one.onnx,vnnlib/c.vnnlib,60"]), "instances.csv")
     found = load(f"vnnlib:{path}", Source(model="one.onnx")).properties.files
     assert [name[-8:] for name in found] == ["a.vnnlib", "c.vnnlib"]
-    assert len(load(f"vnnlib:{path}", Source(model="two.onnx"))) == 1
+    (tmp_path / "lists").mkdir()
+    inside = path.rename(tmp_path / "lists" / "instances.csv")  # whose names begin above it
+    assert len(load(f"vnnlib:{inside}", Source(model="two.onnx"))) == 1
+    inside.rename(path)
     with pytest.raises(
         MarginkitError, match=r"is about one\.onnx, two\.onnx, not about the model three\.onnx"
     ):

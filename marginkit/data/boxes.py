@@ -37,7 +37,7 @@ def vnnlib(spec: str, source: Source) -> Data:
     labels = np.array([one.label for one in instances], np.int64)
     data = in_memory(spec, source.split, x, labels, first.classes)
     inner, outer = (tuple(float(c[i]) for c in cubes) for i in (1, 2))
-    among = f"{min(outer):.6g}" if min(outer) == max(outer) else f"{min(outer):.6g} to {max(outer):.6g}"
+    among = " to ".join(dict.fromkeys(f"{end:.6g}" for end in (min(outer), max(outer))))
     note = f"{spec}: {len(files)} properties, each of a cube of radius {among} in linf"
     return replace(
         data, remarks=(note,), properties=Properties(tuple(str(path) for path in files), inner, outer)
@@ -118,5 +118,14 @@ def _listed(path: Path, model: str) -> list[Path]:
     for row in rows:
         if Path(row[0].strip()).name.removesuffix(".gz") == chosen:
             refuse_path(row[1].strip(), f"{path} names {row[1].strip()[:80]!r}", "--vnnlib FILE")
-            found.append(path.parent / row[1].strip())
+            found.append(_there(path.parent, row[1].strip()))
     return found
+
+
+def _there(folder: Path, name: str) -> Path:
+    """A file that a list names: from its own folder or the one above, as it is or zipped."""
+    for home in (folder, folder.parent):
+        for ending in ("", ".gz"):
+            if (found := home / f"{name}{ending}").is_file():
+                return found
+    return folder / name

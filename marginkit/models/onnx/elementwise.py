@@ -52,7 +52,7 @@ def _mean(node: Node, *values: Tensor) -> Tensor:
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     whole = not a.is_floating_point() and not b.is_floating_point()
-    return torch.div(a, b, rounding_mode="trunc" if whole else None)
+    return torch.div(a, b, rounding_mode="trunc") if whole else torch.div(a, b)
 
 
 def _cast(node: Node, x: Tensor, like: Tensor | None = None) -> Tensor:

@@ -118,9 +118,8 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     return run(moved, size, **options) / run(inside, size, **options)
 
 
-def _global(function: str, node: Node, x: Tensor) -> Tensor:
-    found: Tensor = getattr(x, function)(tuple(range(2, x.ndim)), keepdim=True)
-    return found
+def _global_max(node: Node, x: Tensor) -> Tensor:
+    return MAXIMA[x.ndim - 3](x, tuple(x.shape[2:]))
 
 
 def _batch_norm(
@@ -156,8 +155,8 @@ LAYERS: dict[str, Rule] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda node, x: _global("mean", node, x),
-    "GlobalMaxPool": lambda node, x: _global("amax", node, x),
+    "GlobalAveragePool": lambda node, x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "GlobalMaxPool": _global_max,
     "InstanceNormalization": _instance_norm,
     "LRN": _response_norm,
     "LayerNormalization": _layer_norm,
