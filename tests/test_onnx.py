@@ -21,6 +21,7 @@ from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.layers import find_stages
 from marginkit.models.loading import Loading, load_subject
+from marginkit.models.onnx.elementwise import together
 from marginkit.models.onnx.network import OPERATIONS, Network
 from marginkit.models.onnx.reading import read_file
 
@@ -420,6 +421,11 @@ def test_an_operation_read_wrongly_is_noticed(network, tmp_path, monkeypatch):
     monkeypatch.setitem(OPERATIONS, "Relu", lambda node, x: x.relu() * 1.01)
     with pytest.raises(MarginkitError, match=r"answers otherwise than ONNX's own evaluator"):
         loaded(path)
+
+
+def test_what_is_made_of_shapes_goes_where_the_network_is():
+    found = together(torch.zeros(1), torch.zeros(1, device="meta"), torch.zeros(1, dtype=torch.int64))
+    assert {value.device.type for value in found} == {"meta"}
 
 
 def test_options_and_weights_are_refused(network, tmp_path):

@@ -132,6 +132,7 @@ REFUSED = {
     "gap": ("(declare-const X_2 Real)" + BOX + LABEL, "declares 2 names X_"),
     "not a number": ("(assert (<= X_0 nan))" + LABEL, r"line 5: \(<= X_0 nan\) is no bound"),
     "a point": ("(assert (<= X_0 0.4))(assert (>= X_0 0.4))" + LABEL, "has a box without room"),
+    "deep": ("(assert " + "(and " * 10_000 + ")" * 10_000 + ")", "line 5: 60 parentheses are open"),
     "nothing": ("", "X_0 has no bounds"),
 }  # fmt: skip
 

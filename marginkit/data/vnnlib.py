@@ -15,6 +15,7 @@ from marginkit.errors import MarginkitError
 from marginkit.files.untrusted import printable
 
 LARGEST = 2**28  # characters of one file
+DEEPEST = 60  # lists in lists
 EXPECTED = "expected (or (and (>= Y_j Y_c)) ...) over all classes j but one, c: that the label c stays"
 TOKENS = re.compile(r"[()]|[^\s()]+")
 Form = Any  # a word, or a list of forms
@@ -97,6 +98,8 @@ def _forms(path: Path, text: str) -> Iterator[tuple[int, list[Form]]]:
             if token == "(":
                 began = began if stack else number
                 stack.append([])
+                if len(stack) > DEEPEST:
+                    raise MarginkitError(f"{path}, line {number}: {DEEPEST} parentheses are open; {EXPECTED}")
             elif not stack:
                 raise MarginkitError(f"{path}, line {number}: {_cut(token)} stands alone; expected (...)")
             elif token != ")":

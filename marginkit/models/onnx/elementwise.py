@@ -28,8 +28,8 @@ def _paired(function: Callable[[Tensor, Tensor], Tensor]) -> Rule:
 
 
 def together(*values: Tensor) -> tuple[Tensor, ...]:
-    """On one device: that of the first floating one, for whole numbers stay on the CPU."""
-    device = next((value.device for value in values if value.is_floating_point()), values[0].device)
+    """On one device: the first that is not the CPU, where shapes are and what is made of them."""
+    device = next((value.device for value in values if value.device.type != "cpu"), values[0].device)
     return tuple(value if value.device == device else value.to(device) for value in values)
 
 
