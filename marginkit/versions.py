@@ -24,5 +24,7 @@ def optional_package(name: str, extra: str = "") -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
+        if not isinstance(error, ModuleNotFoundError) or error.name not in (package, name):
+            raise MarginkitError(f"{package} is installed, but can't be imported: {error}") from error
         how = f"pip install 'marginkit[{extra}]' brings it" if extra else f"pip install {package}"
         raise MarginkitError(f"{package} is not installed: {how}") from error
