@@ -320,7 +320,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.pt"
     save(checkpoint(), path)
     before = path.read_bytes()
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|local object"):  # in the words of 3.12, and of 3.13
         save(replace(checkpoint(), training={"bad": lambda: 0}), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from marginkit.data.dataset import Source, batches
-from marginkit.data.sources import DATASETS, load
+from marginkit.data.sources import DATASETS, NEEDS_ARGUMENT, load
 from marginkit.errors import MarginkitError, UsageError
 
 
@@ -146,7 +146,7 @@ def test_unknown_data_sets_are_refused(spec, message):
         load(spec)
 
 
-@pytest.mark.parametrize("name", [n for n in DATASETS if n not in ("digits", "npz", "imagefolder")])
+@pytest.mark.parametrize("name", [n for n in DATASETS if n != "digits" and n not in NEEDS_ARGUMENT])
 def test_absent_torchvision_data_sets_say_what_to_do(tmp_path, name):
     with pytest.raises(MarginkitError, match=f"{name} is not in .*: add --download, or"):
         load(name, Source(root=tmp_path))

@@ -26,6 +26,7 @@ from .options import (
 from .output import bars, show, speaks
 
 METHOD_FAILED = 5
+ANSWERING, NORM = ("nearest", "crown"), "linf"  # what answers properties
 FLEETING = ("--out", "--json", "--shard")
 FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 
@@ -33,6 +34,12 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.command()
 @model_options
 @click.option("--dataset", help="By default what the model was trained on.")
+@click.option(
+    "--vnnlib",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Properties to answer in place of a data set: a .vnnlib file, a folder of them, or instances.csv.",
+)
 @click.option(
     "--split",
     type=click.Choice(["test", "train"]),
@@ -139,6 +146,7 @@ def measure(
     app_dir: Path | None,
     trust: bool,
     dataset: str | None,
+    vnnlib: Path | None,
     split: str,
     methods: tuple[str, ...],
     norms: tuple[str, ...],
@@ -184,9 +192,17 @@ def measure(
     from marginkit.models.loading import Loading
     from marginkit.report import summary
     from marginkit.report.terminal import doubts
+    from marginkit.table.properties import answers, counted
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
+    if vnnlib is not None:
+        if dataset is not None:
+            raise click.UsageError("--vnnlib says what to measure on: leave --dataset out")
+        dataset = f"vnnlib:{vnnlib}"
+        methods, norms = (
+            _given(ctx, name, usual) for name, usual in (("methods", ANSWERING), ("norms", (NORM,)))
+        )
     quiet = quiet or not speaks()
     with bars(quiet) as on_event:
         table, remarks = measure_file(
@@ -223,13 +239,17 @@ def measure(
             light=True,
             on_event=on_event,
         )
+    found = answers(table)
     if speaks():
         for remark in remarks:
             click.echo(remark, err=True)
-        write_json({"table": str(out), **figures(table)}, json_file)
+        properties = {"properties": found} if found else {}
+        write_json({"table": str(out), **figures(table), **properties}, json_file)
     details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
     raised = list(doubts(table))
-    show([*summary(table), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    show(
+        [*summary(table), *counted(found), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-"
+    )
     failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
     if failed:
         if speaks():
@@ -238,6 +258,12 @@ def measure(
         ctx.exit(METHOD_FAILED)
     if strict and raised:
         ctx.exit(STRICT)
+
+
+def _given(ctx: click.Context, name: str, usual: tuple[str, ...]) -> tuple[str, ...]:
+    """The option where the user gives it, else what is usual here."""
+    chosen: tuple[str, ...] = ctx.params[name]
+    return usual if ctx.get_parameter_source(name) is click.core.ParameterSource.DEFAULT else chosen
 
 
 def _seconds(method: str, text: str) -> float:

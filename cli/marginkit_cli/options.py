@@ -137,7 +137,7 @@ model_options = _together(
             default="model.pt",
             show_default=True,
             metavar="SPEC",
-            help="A checkpoint, module:factory, torchvision:NAME, timm:NAME, hf:NAME (docs/models.md).",
+            help="A checkpoint, FILE.onnx, module:factory, torchvision:NAME and others: docs/models.md.",
         ),
         click.option("--arch", help="What the weights belong to, where the file does not say."),
         click.option(
@@ -172,16 +172,14 @@ data_options = _together(
             show_default=True,
             help="Folder of torchvision's data sets.",
         ),
-        click.option("--download", is_flag=True, help="Fetch a missing torchvision data set."),
-        click.option(
-            "--image-size", type=click.IntRange(1), help="Resize and crop a folder's images to squares."
-        ),
+        click.option("--download", is_flag=True, help="Fetch data sets and weights that are missing."),
+        click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to squares."),
         click.option(
             "--array-keys",
             type=assignments,
             default="",
             metavar="x=NAME,y=NAME",
-            help="The names of inputs and labels in an .npz file.",
+            help="The names of inputs and labels in an .npz file or an hf: data set.",
         ),
         click.option(
             "--bounds",

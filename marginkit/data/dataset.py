@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,23 @@ Batch = tuple[Int[Tensor, "n"], Float[Tensor, "n *d"], Int[Tensor, "n"]]
 
 
 @dataclass(frozen=True)
+class Properties:
+    """That each sample keeps its label within a cube around it.
+
+    A box that was rounded when it was written down, or clipped, is a cube up to its last digits only.
+
+    Attributes:
+        files: which say so.
+        inner: half the side of a cube that, within the bounds, lies inside the box.
+        outer: half the side of one that the box lies inside.
+    """
+
+    files: tuple[str, ...]
+    inner: tuple[float, ...]
+    outer: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Data:
     """One split of a data set.
 
@@ -32,6 +49,7 @@ class Data:
         fingerprint: SHA-256 of inputs and labels (for image folders: of names, sizes and labels).
         class_names: in the order of the labels, where they have names.
         remarks: what the user should know of how it was read.
+        properties: what is asked of each sample, where that is said.
     """
 
     name: str
@@ -43,11 +61,16 @@ class Data:
     fingerprint: str
     class_names: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    properties: Properties | None = None
 
     def about(self) -> dict[str, Any]:
         """What checkpoints and tables record of it."""
-        found = {"name": self.name, "split": self.split, "fingerprint": self.fingerprint}
-        return {**found, "classes": list(self.class_names)} if self.class_names else found
+        found: dict[str, Any] = {"name": self.name, "split": self.split, "fingerprint": self.fingerprint}
+        if self.class_names:
+            found["classes"] = list(self.class_names)
+        if self.properties is not None:
+            found["properties"] = asdict(self.properties)
+        return found
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,6 +95,8 @@ class Source:
         array_keys: the names of arrays in an .npz file, by `x` and `y`.
         class_names: the model's, in the order of its scores; a folder's classes are found by them.
         fresh: a model is made for the data, so that classes may be numbered anew.
+        bounds: the box that inputs live in.
+        model: the name of the model's file, for lists that say which file goes with which.
     """
 
     argument: str = ""
@@ -82,6 +107,8 @@ class Source:
     array_keys: Mapping[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     fresh: bool = False
+    bounds: Bounds = (0.0, 1.0)
+    model: str = ""
 
 
 def batches(

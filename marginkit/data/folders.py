@@ -7,9 +7,9 @@ import mmap
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,15 +43,13 @@ def imagefolder(spec: str, source: Source) -> Data:
     if not files:
         raise MarginkitError(f"{root} has no folders of images, one a class")
     listed = [(path.relative_to(root).as_posix(), path.stat().st_size, y) for path, y in files]
-    pictures = Pictures(tuple(path for path, _ in files), size)
-    first = pictures([0])[0]
-    kept = Pictures(pictures.paths, size, memory=_room(len(files), tuple(first.shape)))
+    kept, shape = kept_in_memory(Pictures(tuple(path for path, _ in files), size))
     return Data(
         name=spec,
         split=source.split,
         inputs=kept,
         labels=np.array([y for _, y in files], np.int64),
-        shape=tuple(first.shape),
+        shape=shape,
         classes=len(names),
         fingerprint=hashlib.sha256(repr((listed, size)).encode()).hexdigest(),
         class_names=names,
@@ -132,6 +130,15 @@ class _Memory:
         self._open()
 
 
+@runtime_checkable
+class Opening(Protocol):
+    """What gives a picture and is no file; as text it says what it is."""
+
+    def open(self) -> Image.Image:
+        """The picture."""
+        ...
+
+
 @dataclass(frozen=True)
 class Pictures:
     """Pictures [n, 3, height, width] as floats.
@@ -140,13 +147,13 @@ class Pictures:
     everything is multiplied by `unit`.
 
     Attributes:
-        paths: of the files.
+        paths: of the files, or what else gives pictures.
         size: of squares to resize and crop to; None leaves pictures as they are.
         unit: what white is.
         memory: keeps what was decoded.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path | Opening, ...]
     size: int | None = None
     unit: float = 1.0
     memory: _Memory | None = field(default=None, compare=False)
@@ -176,7 +183,7 @@ class Pictures:
             return kept
         path = self.paths[position]
         try:
-            with Image.open(path) as image:
+            with Image.open(path) if isinstance(path, Path) else path.open() as image:
                 array = _decoded(image, path, self.size)
         except MarginkitError:
             raise
@@ -189,7 +196,13 @@ class Pictures:
         return array
 
 
-def _decoded(image: Image.Image, path: Path, size: int | None) -> np.ndarray:
+def kept_in_memory(pictures: Pictures) -> tuple[Pictures, tuple[int, ...]]:
+    """The pictures, kept once they are decoded where memory allows it, and the shape of the first."""
+    shape = tuple(pictures([0])[0].shape)
+    return replace(pictures, memory=_room(len(pictures.paths), shape)), shape
+
+
+def _decoded(image: Image.Image, path: Path | Opening, size: int | None) -> np.ndarray:
     """[3, height, width]: bytes, or floats in [0, 1] where the file has more than bytes."""
     with suppress(Exception):  # a picture whose EXIF is broken is still a picture
         if image.getexif().get(ORIENTATION, 1) != 1:
@@ -203,7 +216,7 @@ def _decoded(image: Image.Image, path: Path, size: int | None) -> np.ndarray:
     return np.broadcast_to(np.asarray(pixels, np.float32), (3, pixels.height, pixels.width))
 
 
-def _deep(image: Image.Image, path: Path) -> Image.Image | None:
+def _deep(image: Image.Image, path: Path | Opening) -> Image.Image | None:
     """The picture as floats in [0, 1] where a pixel has more than 8 bits; None where it does not."""
     if image.mode not in ("F", "I") and not image.mode.startswith("I;"):
         return None

@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from marginkit.data.boxes import vnnlib
 from marginkit.data.dataset import Bounds, Data, Source
 from marginkit.data.folders import Pictures, imagefolder
+from marginkit.data.hugging_face import hugging_face
+from marginkit.data.in_memory import InMemory, in_memory
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.npy import npz_names, read_npz
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """Numbers as they are; bytes divided so that the largest is `unit`.
-
-    Attributes:
-        array: [n, ...].
-        unit: what 255 stands for, where they are bytes.
-        box: what a rounding error reaches beyond is clipped to; None where nothing does.
-    """
-
-    array: np.ndarray
-    unit: float = 1.0
-    box: Bounds | None = None
-
-    def __call__(self, positions: list[int]) -> Tensor:
-        chosen = torch.from_numpy(self.array[positions])
-        if chosen.dtype == torch.uint8 and self.unit != 255:
-            return chosen.float() * self.unit / 255
-        return chosen.float() if self.box is None else chosen.float().clamp(*self.box)
-
-
-def _in_memory(spec: str, split: str, x: np.ndarray, y: np.ndarray, classes: int | None = None) -> Data:
-    x = _native(x)
-    digest = hashlib.sha256(f"{x.dtype.str}{x.shape}".encode())
-    digest.update(np.ascontiguousarray(x).data)
-    labels = y.astype(np.int64)
-    digest.update(labels.data)
-    known = classes if classes is not None else int(labels.max(initial=-1)) + 1
-    return Data(spec, split, _InMemory(x), labels, x.shape[1:], known, digest.hexdigest())
 
 
 def _digits(spec: str, source: Source) -> Data:
@@ -57,7 +26,7 @@ def _digits(spec: str, source: Source) -> Data:
     place = np.array([np.count_nonzero(y[:i] == y[i]) for i in range(len(y))])  # among those of its class
     chosen = (place % 5 == 4) == (source.split == "test")
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)
-    return _in_memory(spec, source.split, x[chosen], y[chosen], 10)
+    return in_memory(spec, source.split, x[chosen], y[chosen], 10)
 
 
 def _torchvision(class_name: str, classes: int) -> Callable[[str, Source], Data]:
@@ -79,16 +48,9 @@ def _torchvision(class_name: str, classes: int) -> Callable[[str, Source], Data]
         elif x.shape[-1] == 3 and class_name != "SVHN":
             x = x.transpose(0, 3, 1, 2)
         labels = found.labels if class_name == "SVHN" else found.targets
-        return _in_memory(spec, source.split, x, np.asarray(labels), classes)
+        return in_memory(spec, source.split, x, np.asarray(labels), classes)
 
     return load_torchvision
-
-
-def _native(x: np.ndarray) -> np.ndarray:
-    """The same numbers in a type that torch has: of this machine's byte order, and at most 64 bits."""
-    if x.dtype.kind == "f" and x.dtype.itemsize > 8:
-        return x.astype(np.float64)
-    return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
 def _npz(spec: str, source: Source) -> Data:
@@ -102,7 +64,7 @@ def _npz(spec: str, source: Source) -> Data:
         raise MarginkitError(f"{path}: {keys[0]} is {x.dtype} {x.shape}; expected numbers of shape [n, ...]")
     labels, classes, remarks = _labels(path, keys[1], y, len(x))
     numbers = x.astype(np.float32) if x.dtype.kind == "b" else x
-    return replace(_in_memory(spec, source.split, numbers, labels, classes), remarks=remarks)
+    return replace(in_memory(spec, source.split, numbers, labels, classes), remarks=remarks)
 
 
 def _array_keys(path: Path, names: list[str], source: Source) -> tuple[str, str]:
@@ -168,7 +130,12 @@ ARRAY_KEYS = [
     ("data", "targets"),
     ("data", "target"),
 ]
-NEEDS_ARGUMENT = {"npz": "npz:FILE", "imagefolder": "imagefolder:DIR"}
+NEEDS_ARGUMENT = {
+    "npz": "npz:FILE",
+    "imagefolder": "imagefolder:DIR",
+    "vnnlib": "vnnlib:FILE",
+    "hf": "hf:NAME",
+}
 
 DATASETS: dict[str, Callable[[str, Source], Data]] = {
     "digits": _digits,
@@ -180,6 +147,8 @@ DATASETS: dict[str, Callable[[str, Source], Data]] = {
     "svhn": _torchvision("SVHN", 10),
     "imagefolder": imagefolder,
     "npz": _npz,
+    "vnnlib": vnnlib,
+    "hf": hugging_face,
 }
 
 
@@ -193,7 +162,7 @@ def _boxed(data: Data, bounds: Bounds) -> Data:
     unit = 255.0 if bounds[1] is not None and bounds[1] > 1 else 1.0
     if isinstance(inputs, Pictures):
         return replace(data, inputs=replace(inputs, unit=unit))
-    if not isinstance(inputs, _InMemory):
+    if not isinstance(inputs, InMemory):
         return data
     remarks = list(data.remarks)
     if inputs.array.dtype == np.uint8:
@@ -254,5 +223,5 @@ def load(spec: str, source: Source | None = None, *, bounds: Bounds = (0.0, 1.0)
     if (name in NEEDS_ARGUMENT) != bool(argument):
         wanted = NEEDS_ARGUMENT.get(name, name)
         raise UsageError(f"{spec!r} is not a data set; expected {wanted!r}")
-    source = replace(source, argument=argument, root=source.root.expanduser())
+    source = replace(source, argument=argument, root=source.root.expanduser(), bounds=bounds)
     return _boxed(DATASETS[name](spec, source), bounds)

@@ -22,9 +22,13 @@ from marginkit.models.architectures import Normalize
 from marginkit.models.checkpoint import Checkpoint, describe, read_state
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.models.digest import model_digest
+from marginkit.models.onnx.loading import load_onnx
 from marginkit.models.programs import is_program, load_program
-from marginkit.models.sources import SOURCES, Found, Request, factory, is_factory
+from marginkit.models.request import Found, Request
+from marginkit.models.sources import SOURCES, factory, is_factory
 from marginkit.models.weights import classes_of
+
+LOOKED_AT = 2  # samples that a model is tried on
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def load_subject(
 
     Args:
         spec: a checkpoint's path; `torchvision:NAME`, `timm:NAME`, `hf:NAME`; `module:factory`, a function
-            that returns a model for raw inputs; or a TorchScript or torch.export file.
+            that returns a model for raw inputs; or an ONNX, TorchScript or torch.export file.
         loading: what else it takes.
         dataset: what to measure it on; by default the data set that a checkpoint was trained on.
         source: where to find that.
@@ -95,6 +99,8 @@ def load_subject(
         return _foreign(str(spec), SOURCES[name], rest, loading, dataset, source, bounds)
     if is_factory(str(spec)) and not path.is_file():
         return _foreign(str(spec), factory, str(spec), loading, dataset, source, bounds)
+    if path.suffix.lower() == ".onnx":
+        return _foreign(str(spec), load_onnx, str(spec), loading, dataset, source, bounds)
     if is_program(path):
         return _foreign(str(spec), load_program, str(spec), loading, dataset, source, bounds)
     if loading.weights is not None:
@@ -165,10 +171,10 @@ def _foreign(
     if dataset is None:
         raise UsageError(f"{spec} does not say what it was trained on: give --dataset")
     box = bounds or (0.0, 1.0)
-    data = load(dataset, source, bounds=box)
+    data = load(dataset, replace(source or Source(), model=Path(spec).name), bounds=box)
     request = Request(
         rest, dict(loading.options), data.classes, loading.weights, loading.app_dir, loading.trust,
-        loading.download,
+        loading.download, lambda: data.inputs(list(range(min(LOOKED_AT, len(data))))).float(),
     )  # fmt: skip
     found: Found = find(request)
     remarks = list(found.remarks)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from marginkit.errors import MarginkitError, UsageError
-from marginkit.models.sources import Found, Request
+from marginkit.models.request import Found, Request
 
 
 def is_program(path: Path) -> bool:

@@ -7,9 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,59 +15,9 @@ from torch import Tensor, nn
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.atomic import sha256
 from marginkit.models.checkpoint import read_state
-from marginkit.options import parse
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a source.
-
-    Attributes:
-        name: what follows the colon; the whole spec of a factory.
-        options: may be text.
-        classes: of the data set; for models that are built for their own weights.
-        weights: the user's file of weights, which the caller loads; None for the library's own.
-        app_dir, trust, download: as in `Loading`.
-    """
-
-    name: str
-    options: dict[str, Any]
-    classes: int
-    weights: Path | None = None
-    app_dir: Path | None = None
-    trust: bool = False
-    download: bool = False
-
-    @property
-    def parsed(self) -> dict[str, Any]:
-        """The options as values."""
-        return {name: parse(value) for name, value in self.options.items()}
-
-    def built(self, name: str) -> dict[str, Any]:
-        """The options of a library's model; the number of classes, its `name` there, may be called `classes`.
-
-        By default it is the data's, for the user's own weights.
-        """
-        options = self.parsed
-        if "classes" in options:
-            options[name] = options.pop("classes")
-        return options if self.weights is None else {name: self.classes, **options}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A model, and how its source normalises inputs, where it says so.
-
-    Attributes:
-        model: gives logits for (normalised) inputs.
-        mean, std: a number a channel, for inputs in [0, 1].
-        remarks: for the user.
-    """
-
-    model: nn.Module
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    remarks: tuple[str, ...] = ()
+from marginkit.models.request import NOT_CACHED, Found, Request, failing
+from marginkit.models.robustbench import robustbench
+from marginkit.versions import optional_package
 
 
 def is_factory(spec: str) -> bool:
@@ -80,7 +28,7 @@ def is_factory(spec: str) -> bool:
 def factory(asked: Request) -> Found:
     """Calls the user's function with the options. It is the user's code, named by the user: it runs."""
     module, _, function = asked.name.partition(":")
-    with _importing_from(asked.app_dir), _failing(asked.name):
+    with _importing_from(asked.app_dir), failing(asked.name):
         try:
             home = importlib.import_module(module)
         except ModuleNotFoundError as error:
@@ -115,7 +63,7 @@ def torchvision(asked: Request) -> Found:
             f"{asked.name} has no weights {chosen!r}; choose from {', '.join(known.__members__)}"
         )
     weights = known[chosen]
-    with _failing(f"torchvision:{asked.name}"):
+    with failing(f"torchvision:{asked.name}"):
         if asked.weights is None:
             _cached(weights.url, asked.download)
             model = models.get_model(asked.name, weights=weights, **options)
@@ -128,19 +76,19 @@ def torchvision(asked: Request) -> Found:
 
 def timm(asked: Request) -> Found:
     """A model of timm's, its weights from the Hugging Face cache or the user's, normalised as timm says."""
-    library = _library("timm", "timm")
+    library = optional_package("timm", "timm")
     if not library.is_model(asked.name.partition(".")[0]):
         raise UsageError(f"timm has no model {asked.name!r}: see timm.list_models()")
-    with _failing(f"timm:{asked.name}"):
+    with failing(f"timm:{asked.name}"):
         model = library.create_model(asked.name, pretrained=False, **asked.built("num_classes"))
     about = model.pretrained_cfg
     if asked.weights is None:
         if not (home := about.get("hf_hub_id")):
             raise MarginkitError(f"timm:{asked.name} has no weights on the Hugging Face hub: give --weights")
-        hub = _library("huggingface_hub", "timm")
-        with _failing(f"timm:{asked.name}", hint=NOT_CACHED):
+        hub = optional_package("huggingface_hub", "timm")
+        with failing(f"timm:{asked.name}", hint=NOT_CACHED):
             path = hub.hf_hub_download(home, "model.safetensors", local_files_only=not asked.download)
-        with _failing(f"timm:{asked.name}"):
+        with failing(f"timm:{asked.name}"):
             model.load_state_dict(read_state(Path(path), model.state_dict())[0])
     note = f"inputs are normalised as timm does: mean {about['mean']}, std {about['std']}"
     return Found(model, tuple(about["mean"]), tuple(about["std"]), (note,))
@@ -148,10 +96,10 @@ def timm(asked: Request) -> Found:
 
 def hugging_face(asked: Request) -> Found:
     """An image classifier of transformers, by its name on the hub or its folder; never with remote code."""
-    library = _library("transformers", "hf")
+    library = optional_package("transformers", "hf")
     common = {"local_files_only": not asked.download, "trust_remote_code": False}
     auto = library.AutoModelForImageClassification
-    with _failing(f"hf:{asked.name}", hint=NOT_CACHED):
+    with failing(f"hf:{asked.name}", hint=NOT_CACHED):
         if asked.weights is None:
             model = auto.from_pretrained(
                 asked.name, use_safetensors=True, **common, **asked.built("num_labels")
@@ -171,8 +119,8 @@ SOURCES: dict[str, Callable[[Request], Found]] = {
     "torchvision": torchvision,
     "timm": timm,
     "hf": hugging_face,
+    "robustbench": robustbench,
 }
-NOT_CACHED = "; add --download to fetch what is missing"
 
 
 class _Logits(nn.Module):
@@ -185,15 +133,6 @@ class _Logits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x).logits
         return logits
-
-
-def _library(name: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MarginkitError(
-            f"{name} is not installed: pip install 'marginkit[{extra}]' brings it"
-        ) from error
 
 
 def _cached(url: str, download: bool) -> None:
@@ -219,15 +158,3 @@ def _importing_from(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder.absolute()))
-
-
-@contextmanager
-def _failing(what: str, hint: str = "") -> Iterator[None]:
-    """Whatever other people's code raises becomes one sentence."""
-    try:
-        yield
-    except MarginkitError:
-        raise
-    except Exception as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise MarginkitError(f"{what} can't be made: {type(error).__name__}: {reason[:300]}{hint}") from error

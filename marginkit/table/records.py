@@ -28,6 +28,14 @@ class Checkpoint(Record):
     sha256: StrictStr | None = None
 
 
+class Properties(Record):
+    """The files that say of each sample that its label stays, and within which Linf radii."""
+
+    files: list[StrictStr]
+    inner: list[Number]
+    outer: list[Number]
+
+
 class Dataset(Record):
     """What was measured on."""
 
@@ -35,6 +43,7 @@ class Dataset(Record):
     split: StrictStr | None = None
     fingerprint: StrictStr | None = None
     classes: list[StrictStr] | None = None
+    properties: Properties | None = None
 
 
 class Choice(Record):
