@@ -371,15 +371,15 @@ def dense_layer(layer: nn.Module, inputs: int) -> nn.Linear:
 def test_the_memory_limit_changes_nothing(norm, network, samples):
     x, y = samples
     threat = Threat(norm, None, None)
-    expected = Crown()(network, x[:3], y[:3], threat).lower
-    found = Crown(memory=2**10)(network, x[:3], y[:3], threat).lower
+    expected = Crown()(network, x[:6], y[:6], threat).lower
+    found = Crown(memory=2**10)(network, x[:6], y[:6], threat).lower
     assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu"])
 def test_neither_company_nor_order_nor_memory_changes_what_is_proved(name):
     """Of a network whose bounds are loose, so that much depends on the lines that are chosen."""
-    torch.manual_seed(0)
+    torch.manual_seed(6)
     act = activation(name)
     stages = [nn.Conv2d(1, 4, 3, padding=1), act, nn.Conv2d(4, 4, 3, 2), nn.MaxPool2d(2, 1), act]
     model = nn.Sequential(*stages, nn.Flatten(), nn.Linear(4, 8), act, nn.Linear(8, 6)).double()
