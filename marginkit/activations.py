@@ -90,7 +90,7 @@ def capture(
         MarginkitError: a layer is unknown, did not run exactly once, or did not give one tensor a sample; or
             as `answer`.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules()) if any(layer != INPUT for layer in layers) else {}
     seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with ExitStack() as hooks:
         for layer in layers:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from in_turn import in_turn
 from test_guard import FAST, Wrapped, data, net, samples
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -90,9 +91,7 @@ def found_by(name: str, model: nn.Module, x: Tensor, y: Tensor, norm=L2) -> Tens
     return answer.upper if isinstance(answer, Bracket) else answer.distance
 
 
-@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize(("kind", "name", "norm"), in_turn(GIVEN, NAMES, turns=NORMS.values()), ids=str)
 def test_distances_do_not_depend_on_the_precision_of_the_model(kind, name, norm):
     dtype, give = GIVEN[kind]
     reference = rounded(dtype)
@@ -219,9 +218,7 @@ SHIFTED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", SHIFTED)
+@pytest.mark.parametrize(("kind", "name", "norm"), in_turn(SHIFTED, NAMES, turns=NORMS.values()), ids=str)
 def test_constants_and_masks_on_scores_change_no_distance(kind, name, norm):
     x, y = samples(net(), 8)
     wanted = found_by(name, net(), x, y, norm)
