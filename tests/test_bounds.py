@@ -63,6 +63,7 @@ def intervals() -> tuple[Tensor, Tensor]:
     return low[low <= high], high[low <= high]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_lines_enclose_the_function_on_a_dense_grid(name, same):
@@ -112,6 +113,7 @@ def test_lines_are_tight_where_the_interval_is_short(name):
         ).all()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "pool",
     [
@@ -322,6 +324,7 @@ def test_a_search_finds_something_a_quarter_beyond_what_is_proved(case, norm):
     assert (found >= proved).all()
 
 
+@pytest.mark.quick
 def test_a_dead_network_without_a_skip_is_certified_everywhere_in_the_box(norm):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model[0].bias.data.fill_(-1000.0)

@@ -16,6 +16,8 @@ from marginkit.kinds import Kind
 from marginkit.report import summary
 from marginkit.report.rows import of_comparison
 
+pytestmark = pytest.mark.quick
+
 
 def test_the_share_of_the_bracket_closed_is_the_median_of_certified_over_found():
     both = table(

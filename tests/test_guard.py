@@ -31,6 +31,7 @@ Both = namedtuple("Both", ["features", "logits"])
 FAST: dict[str, dict] = {
     "pgd": {"steps": 4, "rounds": 3},
     "nearest": {"effort": "fast"},
+    "crown": {"climbs": 0},
     "fixed_pgd": {"steps": 4},
     "bim": {"steps": 4},
     "smoothing": {"n0": 10, "n": 30},
@@ -133,6 +134,7 @@ def distances(name: str, model: nn.Module, x, y, norm=L2, **threat) -> Tensor:
     return found.distance if not isinstance(found, Bracket) else torch.stack([found.lower, found.upper])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", INTO_THE_INPUT)
 def test_a_model_may_write_into_its_input(kind, name):
@@ -169,6 +171,7 @@ def test_logits_are_taken_out_of_what_holds_them(kind, norm):
         assert_close(found, distances(name, plain, x, y, norm), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("kind", ["tuple", "logits last", "namedtuple", "dict", "an object", "nested"])
 def test_proofs_are_of_the_logits_in_what_holds_them(kind):
     plain = net()
@@ -321,6 +324,7 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("name", "kind"), [(name, kind) for name, _, kind in in_turn([*METHODS, *LOSSES], range(3), turns=LABELS)]
 )

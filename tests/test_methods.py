@@ -83,6 +83,7 @@ def check_against_closed_form(name: str, case: Case, norm) -> None:
     assert (found.status.flatten()[~reachable] == Status.EXHAUSTED).all()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", LINEAR, ids=repr)
 @measures
 def test_linear_classifiers_have_the_closed_form(name, case, norm):
@@ -389,6 +390,7 @@ def test_pgd_starts_are_seeded():
     assert not torch.equal(runs[0].witness, runs[2].witness)
 
 
+@pytest.mark.quick
 def test_methods_are_frozen_options():
     for method in METHODS.values():
         assert replace(method()) == method()

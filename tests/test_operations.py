@@ -257,6 +257,7 @@ def test_every_operation_is_among_the_examples():
             assert kind in seen, kind
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("function", "shape"), CASES)
 def test_a_transpose_is_one(function, shape):
     """<a, op z - op 0> = <op^T a, z>."""

@@ -104,6 +104,7 @@ def test_stopping_anywhere_and_resuming_gives_the_same_bytes(run, stopping, tmp_
     assert not (tmp_path / "a.h5.parts").exists()
 
 
+@pytest.mark.quick
 def test_only_unfinished_batches_are_measured_again(run, stopping, monkeypatch):
     stopping(3)
     with pytest.raises(Stopped):

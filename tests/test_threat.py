@@ -14,6 +14,8 @@ from marginkit.methods.constraints import read_mask
 from marginkit.norms import L2, NORMS
 from marginkit.types import Threat
 
+pytestmark = pytest.mark.quick
+
 FEATURES = 6
 
 

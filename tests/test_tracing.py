@@ -200,6 +200,7 @@ def inputs() -> Tensor:
     return torch.rand(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize(
     "model", [*MODELS, pytest.param(lambda: hooked("old weight norm"), id="old-weight-norm")]
@@ -351,6 +352,7 @@ def caught(h: Tensor) -> Tensor:
     return h if positive else -h
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("between", "named"),
