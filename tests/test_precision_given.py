@@ -111,6 +111,25 @@ def test_inputs_in_half_precision_are_taken_as_they_are(name, dtype):
     assert_close(found_by(name, net().to(dtype), low, y), wanted, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["nearest", "crown"])
+def test_nothing_is_measured_in_tf32_and_the_setting_comes_back(name):
+    cuda, cudnn, seen = torch.backends.cuda.matmul, torch.backends.cudnn, set()
+    x, y = samples(net(), 2)
+
+    def watched(s: Tensor) -> Tensor:
+        seen.update((cuda.fp32_precision, cudnn.conv.fp32_precision))
+        return s
+
+    before = cuda.fp32_precision, cudnn.conv.fp32_precision
+    try:
+        cuda.fp32_precision = "tf32"
+        METHODS[name](**FAST.get(name, {}))(Wrapped(net(), after=watched), x, y, Threat(L2))
+        assert seen == {"ieee"}
+        assert (cuda.fp32_precision, cudnn.conv.fp32_precision) == ("tf32", before[1])
+    finally:
+        cuda.fp32_precision = before[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_an_autocast_around_the_call_changes_nothing(name):
     x, y = samples(net(), 8)
