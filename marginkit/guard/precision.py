@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -65,9 +66,10 @@ def precise(model: nn.Module, x: Shaped[Tensor, "n *d"]) -> Lifted:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Products and convolutions of float32 numbers keep all their digits, on GPUs that would round to ten bits."""
-    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = [(each, each.fp32_precision) for each in (cuda, cudnn.conv, cudnn.rnn)]
+    """Products and convolutions of float32 keep all their digits, on GPUs that would round to ten bits."""
+    cudnn: Any = torch.backends.cudnn
+    settings: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [(each, each.fp32_precision) for each in settings]
     try:
         for each, _ in before:
             each.fp32_precision = "ieee"
