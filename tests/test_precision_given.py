@@ -155,8 +155,8 @@ def test_whole_measurements_agree_and_see_the_same_inputs(kind, asked):
     dtype, give = GIVEN[kind]
     x, y = samples(net(), 8)
     methods = {name: METHODS[name](**FAST.get(name, {})) for name in ("first_order", "deepfool", "nearest")}
-    wanted = measure(rounded(dtype).float(), data(x, y), methods)
-    found = measure(give(rounded(dtype).float()), data(x, y), methods, dtype=asked)
+    wanted = measure(rounded(dtype).float(), data(x, y), methods, checks=0)
+    found = measure(give(rounded(dtype).float()), data(x, y), methods, dtype=asked, checks=0)
     assert (found.hash == wanted.hash).all()
     assert (found.predicted == wanted.predicted).all()
     np.testing.assert_allclose(found.logit_margin, wanted.logit_margin, rtol=0.01)
