@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.guard.answer import answer, eagerly, original
 from marginkit.guard.given import as_inputs, as_labels, refuse_quantised
-from marginkit.guard.precision import precise
+from marginkit.guard.precision import precise, without_tf32
 from marginkit.kinds import INPUT
 
 
@@ -50,7 +50,7 @@ class Guarded:
 
 @contextmanager
 def measuring(model: nn.Module, x: Any, y: Any) -> Iterator[Guarded]:
-    """`evaluating`, with model, inputs and labels in the form that measurements need; autocast is off.
+    """`evaluating`, with model, inputs and labels in the form that measurements need; no autocast or TF32.
 
     Args:
         model: any module.
@@ -64,7 +64,7 @@ def measuring(model: nn.Module, x: Any, y: Any) -> Iterator[Guarded]:
     x = as_inputs(x)
     y = as_labels(y, x)
     refuse_quantised(eager)
-    with evaluating(eager), torch.autocast(x.device.type, enabled=False):
+    with evaluating(eager), torch.autocast(x.device.type, enabled=False), without_tf32():
         better = precise(eager, x)
         compiled = "measured as the module that torch.compile was given" if eager is not model else ""
         notes = "; ".join(note for note in (compiled, better.note) if note)
@@ -90,7 +90,7 @@ def capture(
         MarginkitError: a layer is unknown, did not run exactly once, or did not give one tensor a sample; or
             as `answer`.
     """
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules()) if any(layer != INPUT for layer in layers) else {}
     seen: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     with ExitStack() as hooks:
         for layer in layers:

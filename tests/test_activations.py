@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from marginkit.activations import capture, evaluating
 from marginkit.errors import MarginkitError, UsageError
 
+pytestmark = pytest.mark.quick
+
 
 def pair(inplace: bool) -> nn.Sequential:
     torch.manual_seed(0)

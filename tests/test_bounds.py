@@ -63,6 +63,7 @@ def intervals() -> tuple[Tensor, Tensor]:
     return low[low <= high], high[low <= high]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("same", [False, True])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_lines_enclose_the_function_on_a_dense_grid(name, same):
@@ -112,6 +113,7 @@ def test_lines_are_tight_where_the_interval_is_short(name):
         ).all()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "pool",
     [
@@ -322,6 +324,7 @@ def test_a_search_finds_something_a_quarter_beyond_what_is_proved(case, norm):
     assert (found >= proved).all()
 
 
+@pytest.mark.quick
 def test_a_dead_network_without_a_skip_is_certified_everywhere_in_the_box(norm):
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double()
     model[0].bias.data.fill_(-1000.0)
@@ -371,15 +374,15 @@ def dense_layer(layer: nn.Module, inputs: int) -> nn.Linear:
 def test_the_memory_limit_changes_nothing(norm, network, samples):
     x, y = samples
     threat = Threat(norm, None, None)
-    expected = Crown()(network, x[:3], y[:3], threat).lower
-    found = Crown(memory=2**10)(network, x[:3], y[:3], threat).lower
+    expected = Crown()(network, x[:6], y[:6], threat).lower
+    found = Crown(memory=2**10)(network, x[:6], y[:6], threat).lower
     assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu"])
 def test_neither_company_nor_order_nor_memory_changes_what_is_proved(name):
     """Of a network whose bounds are loose, so that much depends on the lines that are chosen."""
-    torch.manual_seed(0)
+    torch.manual_seed(6)
     act = activation(name)
     stages = [nn.Conv2d(1, 4, 3, padding=1), act, nn.Conv2d(4, 4, 3, 2), nn.MaxPool2d(2, 1), act]
     model = nn.Sequential(*stages, nn.Flatten(), nn.Linear(4, 8), act, nn.Linear(8, 6)).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from made_up import column, table
 
 from marginkit.comparison.compare import compare
@@ -14,6 +15,8 @@ from marginkit.comparison.summary import figures
 from marginkit.kinds import Kind
 from marginkit.report import summary
 from marginkit.report.rows import of_comparison
+
+pytestmark = pytest.mark.quick
 
 
 def test_the_share_of_the_bracket_closed_is_the_median_of_certified_over_found():
@@ -39,6 +42,7 @@ def test_robust_accuracy_is_a_band_between_certified_and_found():
     assert bands(alone.robust) == []
 
 
-def test_an_unsupported_operation_is_named_in_the_summary():
-    unsupported = table(replace(column([0.0, 0.0], "crown", Kind.LOWER), note="no bounds for Softmax"))
-    assert "crown.l2: unsupported, no bounds for Softmax" in list(summary(unsupported))
+@pytest.mark.parametrize("note", ["no bounds for Softmax", "given in float16, measured in float32"])
+def test_a_note_is_in_the_summary_as_it_is(note):
+    noted = table(replace(column([0.0, 0.0], "crown", Kind.LOWER), note=note))
+    assert f"crown.l2: {note}" in list(summary(noted))

@@ -22,6 +22,7 @@ def checkpoint(name="mlp", shape=(1, 16, 16), **options) -> Checkpoint:
     )
 
 
+@pytest.mark.quick
 @architectures
 @endings
 def test_round_trip(tmp_path, name, ending):
@@ -115,6 +116,7 @@ class Malicious:
         return eval, ("__import__('pathlib').Path('owned').touch()",)
 
 
+@pytest.mark.quick
 def test_what_is_no_checkpoint_is_refused_and_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"state": Malicious()}, tmp_path / "malicious.pt")

@@ -100,6 +100,7 @@ def test_json_on_standard_output_is_nothing_but_json(here, checkpoint_path):
     assert json.loads(out)["comparisons"][0]["columns"][0]["wilcoxon"] is None
 
 
+@pytest.mark.quick
 def test_infinities_are_text_in_json(here):
     from marginkit_cli.options import write_json
 
@@ -107,6 +108,7 @@ def test_infinities_are_text_in_json(here):
     assert json.loads(Path("x.json").read_text()) == {"a": ["inf", "-inf", None, 1.5]}
 
 
+@pytest.mark.quick
 def test_quiet_is_quiet(here, checkpoint_path):
     result = run("measure", "--model", checkpoint_path, *QUICK, "-q")
     assert result.output == ""
@@ -129,6 +131,7 @@ def test_resume_and_overwrite(here):
     run("train", *FAST, "--overwrite")
 
 
+@pytest.mark.quick
 def test_methods_and_datasets_are_listed():
     out = run("methods").stdout
     assert "deepfool  [upper]" in out

@@ -19,6 +19,8 @@ from marginkit.table.summary import median
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 
 def table(distance, *, index=None, name="deepfool", kind=Kind.UPPER, meta=None, estimate=None, **changes):
     distance = np.asarray(distance, float)

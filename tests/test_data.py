@@ -23,6 +23,7 @@ def good(n=5):
     return {"x": np.linspace(0, 1, n * 4).reshape(n, 4), "y": np.arange(n) % 3}
 
 
+@pytest.mark.quick
 def test_digits_are_split_the_same_way_always():
     train, test = (load("digits", Source(split=split)) for split in ("train", "test"))
     assert (len(train), len(test)) == (1442, 355)
@@ -36,6 +37,7 @@ def test_digits_are_split_the_same_way_always():
     assert set(np.bincount(test.labels)) <= {34, 35, 36}, "classes are balanced"
 
 
+@pytest.mark.quick
 def test_batches_carry_positions_and_keep_order():
     data = load("digits")
     whole = list(batches(data, 100))
@@ -53,6 +55,7 @@ def test_workers_change_nothing():
         assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("shape", [(6,), (1, 4, 4), (2, 3, 4, 5)])
 def test_npz_takes_any_rank(tmp_path, shape):
     x = np.random.default_rng(0).random((8, *shape))

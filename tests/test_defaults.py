@@ -14,6 +14,8 @@ from marginkit.measurement.tighten import tighten, tighten_file
 from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
+pytestmark = pytest.mark.quick
+
 # What a command calls otherwise than its function, and what only one of them has.
 WORDS = {"arch": "architecture"}
 APART = {

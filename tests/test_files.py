@@ -15,6 +15,8 @@ from marginkit.models.checkpoint import save
 from marginkit.table.export import write_csv, write_parquet
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 
 def part(_, path):
     Parts(path).folder.mkdir(exist_ok=True)

@@ -14,6 +14,8 @@ from marginkit_cli.main import main
 import marginkit
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):

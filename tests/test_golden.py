@@ -19,6 +19,8 @@ from marginkit.table.brackets import ends
 from marginkit.table.reading import read
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 FILE = Path(__file__).parent / "golden" / "margins-1.h5"
 EXPECTED = json.loads(FILE.with_suffix(".json").read_text())
 SAME_LIBRARY = (h5py.__version__, h5py.version.hdf5_version) == tuple(EXPECTED["written by"].values())

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from in_turn import in_turn
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -30,6 +31,7 @@ Both = namedtuple("Both", ["features", "logits"])
 FAST: dict[str, dict] = {
     "pgd": {"steps": 4, "rounds": 3},
     "nearest": {"effort": "fast"},
+    "crown": {"climbs": 0},
     "fixed_pgd": {"steps": 4},
     "bim": {"steps": 4},
     "smoothing": {"n0": 10, "n": 30},
@@ -132,6 +134,7 @@ def distances(name: str, model: nn.Module, x, y, norm=L2, **threat) -> Tensor:
     return found.distance if not isinstance(found, Bracket) else torch.stack([found.lower, found.upper])
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("kind", INTO_THE_INPUT)
 def test_a_model_may_write_into_its_input(kind, name):
@@ -166,6 +169,36 @@ def test_logits_are_taken_out_of_what_holds_them(kind, norm):
     for name in ("first_order", "deepfool", "nearest", "smoothing"):
         found = distances(name, Wrapped(plain, after=ANSWERS[kind]), x, y, norm)
         assert_close(found, distances(name, plain, x, y, norm), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["tuple", "logits last", "namedtuple", "dict", "an object", "nested"])
+def test_proofs_are_of_the_logits_in_what_holds_them(kind):
+    plain = net()
+    x, y = samples(plain, 2)
+    for name in ("crown", "lipschitz"):
+        found = distances(name, Wrapped(plain, after=ANSWERS[kind]), x, y, LINF)
+        assert_close(found, distances(name, plain, x, y, LINF))
+        assert (found[0] > 0).all()
+
+
+def test_an_output_of_transformers_holds_its_logits():
+    outputs = pytest.importorskip("transformers.modeling_outputs", reason="transformers is not installed")
+    x, y = samples(plain := net(), 2)
+    wrapped = Wrapped(plain, after=lambda s: outputs.ImageClassifierOutput(loss=s.sum(), logits=s))
+    for name in ("deepfool", "crown"):
+        assert_close(distances(name, wrapped, x, y), distances(name, plain, x, y))
+
+
+@pytest.mark.parametrize("name", ["crown", "lipschitz"])
+@pytest.mark.parametrize("value", [-1e4, -1e9])
+def test_classes_masked_by_a_constant_cost_a_proof_nothing(name, value):
+    plain = net()
+    x, y = samples(plain, 3)
+    masked = Wrapped(plain, after=lambda s: nn.functional.pad(s, (0, 9), value=value))
+    wanted = distances(name, plain, x, y)[0]
+    assert_close(distances(name, masked, x, y)[0], wanted, rtol=2e-3, atol=0)
+    assert (wanted > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -291,8 +324,10 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("name", [*METHODS, *LOSSES])
-@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name, _, kind in in_turn([*METHODS, *LOSSES], range(3), turns=LABELS)]
+)
 def test_labels_of_any_form_that_says_the_same(kind, name, unchecked):
     model = net()
     x, y = samples(model, 4)

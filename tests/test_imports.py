@@ -127,3 +127,17 @@ def test_the_stub_is_shipped():
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
     shipped = project["tool"]["setuptools"]["package-data"]["marginkit"]
     assert {"py.typed", "__init__.pyi"} <= set(shipped)
+
+
+AREAS = sorted(path.parent.name for path in Path(marginkit.__file__).parent.glob("*/__init__.py"))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("area", [f"marginkit.{area}" for area in AREAS] + ["marginkit_cli"])
+def test_each_part_of_the_house_has_quick_tests(area):
+    """`pytest -m quick` says something of everything."""
+    sources = [
+        path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path.name != "test_imports.py"
+    ]
+    quick = [source for source in sources if "pytest.mark.quick" in source]
+    assert any(f"from {area}." in source or f"import {area}" in source for source in quick)

@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from marginkit.logits import differences, linearised_distance, right, rivals
 
+pytestmark = pytest.mark.quick
+
 NAN, INF = torch.nan, torch.inf
 
 

@@ -39,6 +39,7 @@ def reference_cases() -> list[str]:
     return sorted({key.split("/")[0] for key in np.load(REFERENCE).files})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("case", reference_cases())
 def test_values_and_gradients_are_the_references(case):
     """Computed by the TensorFlow code of the paper's authors, both values of its use_approximation."""
@@ -77,6 +78,7 @@ def test_values_and_gradients_are_the_references(case):
         assert error <= 1e-3 * expected.abs().max() + 1e-12
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("worst", [True, False])
 @pytest.mark.parametrize(("gamma", "alpha"), [(1.0, 4.0), (0.3, 1.0), (10.0, 2.0)])
 def test_the_papers_loss_is_the_authors_line_by_line(worst, gamma, alpha):
@@ -147,6 +149,7 @@ def test_finite_differences_agree_with_the_exact_mode(norm, score, aggregate):
     assert difference == pytest.approx((gradient @ direction).item(), rel=1e-5)
 
 
+@pytest.mark.quick
 @losses
 def test_no_grad_is_written_before_backward(name):
     """Reading norms through `.backward()` is what breaks the well-known port."""

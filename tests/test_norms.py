@@ -8,6 +8,8 @@ from torch.testing import assert_close
 from marginkit.kinds import NORM_NAMES
 from marginkit.norms import NORMS, along, dot
 
+pytestmark = pytest.mark.quick
+
 N, FEATURES = 40, 7
 
 

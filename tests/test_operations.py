@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from in_turn import in_turn
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -256,6 +257,7 @@ def test_every_operation_is_among_the_examples():
             assert kind in seen, kind
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("function", "shape"), CASES)
 def test_a_transpose_is_one(function, shape):
     """<a, op z - op 0> = <op^T a, z>."""
@@ -312,8 +314,13 @@ def test_intervals_and_lines_hold_what_the_operation_gives(function, shape):
                     assert (bound <= true + 1e-10).all(), node.op
 
 
-@pytest.mark.parametrize("norm", [L2, LINF], ids=str)
-@pytest.mark.parametrize(("function", "shape"), CASES)
+@pytest.mark.parametrize(
+    ("function", "shape", "norm"),
+    [
+        pytest.param(*case.values, norm, id=f"{case.id}-{norm}")
+        for case, norm in in_turn(CASES, turns=[L2, LINF])
+    ],
+)
 def test_bounds_of_the_scores_hold_in_the_ball(function, shape, norm):
     model, x, graph = example(function, shape)
     eye = torch.eye(3, dtype=torch.float64)

@@ -11,6 +11,8 @@ from marginkit.losses import LOSSES
 from marginkit.methods import METHODS
 from marginkit.options import choose, configure
 
+pytestmark = pytest.mark.quick
+
 
 @dataclass(frozen=True)
 class Example:

@@ -12,6 +12,8 @@ from marginkit.comparison.compare import compare
 from marginkit.errors import IncompatibleError
 from marginkit.kinds import Kind
 
+pytestmark = pytest.mark.quick
+
 
 def test_samples_are_paired_by_index_in_any_order():
     a = table([1.0, 2.0, 3.0, 0.0], index=[10, 11, 12, 13])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from in_turn import in_turn
 from test_guard import FAST, Wrapped, data, net, samples
 from torch import Tensor, nn
 from torch.testing import assert_close
@@ -90,9 +91,7 @@ def found_by(name: str, model: nn.Module, x: Tensor, y: Tensor, norm=L2) -> Tens
     return answer.upper if isinstance(answer, Bracket) else answer.distance
 
 
-@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize(("kind", "name", "norm"), in_turn(GIVEN, NAMES, turns=NORMS.values()), ids=str)
 def test_distances_do_not_depend_on_the_precision_of_the_model(kind, name, norm):
     dtype, give = GIVEN[kind]
     reference = rounded(dtype)
@@ -110,6 +109,25 @@ def test_inputs_in_half_precision_are_taken_as_they_are(name, dtype):
     low = x.to(dtype)
     wanted = found_by(name, rounded(dtype), low.double(), y)
     assert_close(found_by(name, net().to(dtype), low, y), wanted, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["nearest", "crown"])
+def test_nothing_is_measured_in_tf32_and_the_setting_comes_back(name):
+    cuda, cudnn, seen = torch.backends.cuda.matmul, torch.backends.cudnn, set()
+    x, y = samples(net(), 2)
+
+    def watched(s: Tensor) -> Tensor:
+        seen.update((cuda.fp32_precision, cudnn.conv.fp32_precision))
+        return s
+
+    before = cuda.fp32_precision, cudnn.conv.fp32_precision
+    try:
+        cuda.fp32_precision = "tf32"
+        METHODS[name](**FAST.get(name, {}))(Wrapped(net(), after=watched), x, y, Threat(L2))
+        assert seen == {"ieee"}
+        assert (cuda.fp32_precision, cudnn.conv.fp32_precision) == ("tf32", before[1])
+    finally:
+        cuda.fp32_precision = before[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -137,8 +155,8 @@ def test_whole_measurements_agree_and_see_the_same_inputs(kind, asked):
     dtype, give = GIVEN[kind]
     x, y = samples(net(), 8)
     methods = {name: METHODS[name](**FAST.get(name, {})) for name in ("first_order", "deepfool", "nearest")}
-    wanted = measure(rounded(dtype).float(), data(x, y), methods)
-    found = measure(give(rounded(dtype).float()), data(x, y), methods, dtype=asked)
+    wanted = measure(rounded(dtype).float(), data(x, y), methods, checks=0)
+    found = measure(give(rounded(dtype).float()), data(x, y), methods, dtype=asked, checks=0)
     assert (found.hash == wanted.hash).all()
     assert (found.predicted == wanted.predicted).all()
     np.testing.assert_allclose(found.logit_margin, wanted.logit_margin, rtol=0.01)
@@ -219,9 +237,7 @@ SHIFTED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("norm", NORMS.values(), ids=str)
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", SHIFTED)
+@pytest.mark.parametrize(("kind", "name", "norm"), in_turn(SHIFTED, NAMES, turns=NORMS.values()), ids=str)
 def test_constants_and_masks_on_scores_change_no_distance(kind, name, norm):
     x, y = samples(net(), 8)
     wanted = found_by(name, net(), x, y, norm)

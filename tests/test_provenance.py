@@ -16,6 +16,8 @@ from marginkit.table.reading import read
 from marginkit.table.verdicts import KEY, combined
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 META = {
     "command": ["marginkit", "measure"],
     "versions": {"torch": "2.14.1"},

@@ -240,6 +240,7 @@ def test_verdicts_are_the_same_every_time(trained):
     assert first != examine(table, model, DIGITS, asked, seed=1)
 
 
+@pytest.mark.quick
 def test_every_check_has_words_and_a_function():
     assert PROBES.keys() == CHECKS.keys()
     for name, check in CHECKS.items():
@@ -297,6 +298,7 @@ def test_verdicts_of_checks_that_are_not_known_are_passed_over():
     assert not list(verdicts(Provenance.of({})))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("given", "message"),
     [

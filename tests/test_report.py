@@ -264,6 +264,7 @@ def test_tables_are_called_by_what_tells_them_apart(folder):
     assert list(Study.of_groups(groups, Settings()).tables)[:2] == ["low-0.h5", "low-1.h5"]
 
 
+@pytest.mark.quick
 def test_cells():
     assert [number(v) for v in (1.23456, float("nan"), None, float("inf"))] == ["1.235", "-", "-", "inf"]
     assert [p_value(p) for p in (None, 1.0, 0.02, 1e-5, 0.0)] == ["same", "1", "0.020", "1.0e-05", "<1e-99"]

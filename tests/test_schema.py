@@ -16,6 +16,8 @@ import marginkit
 from marginkit.table.schema import per_sample_fields
 from marginkit.table.table import Column, MarginTable
 
+pytestmark = pytest.mark.quick
+
 TESTS = Path(__file__).parent
 OPTIONAL = "np.ndarray | None = field(default=None, metadata=per_sample"
 LINES = {  # by what they stand before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from in_turn import in_turn
 from torch import nn
 
 from marginkit.data.dataset import Data
@@ -13,6 +14,7 @@ from marginkit.kinds import Kind, Status
 from marginkit.losses import LOSSES
 from marginkit.measurement.measure import measure
 from marginkit.methods import METHODS
+from marginkit.norms import NORMS
 from marginkit.training.evaluation import accuracy
 from marginkit.training.loop import train
 from marginkit.types import Estimate, Threat
@@ -68,13 +70,11 @@ def options(name: str) -> dict[str, object]:
     return FEW.get(name, {}) | ({"layers": ("input",)} if name == "first_order" else {})
 
 
-@pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("net", NETWORKS)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "box", "norm", "net"), in_turn(METHODS, BOXES, NORMS, turns=NETWORKS))
 def test_one_feature_two_classes_one_unit_one_sample(name, net, box, norm):
     model, method = network(net), METHODS[name](**options(name))
     x = torch.tensor([0.75], dtype=torch.float64).view(1, *SHAPES.get(net, (1,)))
-    found = method(model, x, torch.tensor([0]), Threat(norm, *BOXES[box]))
+    found = method(model, x, torch.tensor([0]), Threat(NORMS[norm], *BOXES[box]))
     if isinstance(found, Estimate):
         torch.testing.assert_close(found.distance, torch.full((1, 1), 0.25, dtype=torch.float64))
         return
@@ -90,15 +90,14 @@ def test_one_feature_two_classes_one_unit_one_sample(name, net, box, norm):
         assert found.rival.item() == 1
 
 
-@pytest.mark.parametrize("net", NETWORKS)
-def test_a_measurement_of_one_sample_with_its_checks(net):
+@pytest.mark.parametrize(("net", "norm"), [*zip(NETWORKS, ("l1", "l2", "linf", "l1"), strict=True)])
+def test_a_measurement_of_one_sample_with_its_checks(net, norm):
     x = torch.full((1, *SHAPES.get(net, (1,))), 0.75, dtype=torch.float64)
     data = Data("one", "test", lambda positions: x[positions], np.zeros(1, int), tuple(x.shape[1:]), 2, "1")
     methods = {name: METHODS[name](**options(name)) for name in METHODS}
-    table = measure(network(net), data, methods, ["l1", "l2", "linf"], checks=1)
+    table = measure(network(net), data, methods, [norm], checks=1)
     assert not any((column.status == Status.FAILED).any() for column in table.columns)
-    assert table["nearest.l1"].distance[0] == pytest.approx(0.25, rel=1e-3)
-    assert {"l1", "l2", "linf"} == {column.norm for column in table.columns}
+    assert table[f"nearest.{norm}"].distance[0] == pytest.approx(0.25, rel=1e-3)
 
 
 # No sample --------------------------------------------------------------------------------------------

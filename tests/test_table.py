@@ -19,6 +19,8 @@ from marginkit.table.reading import opened_table, read
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.writing import write
 
+pytestmark = pytest.mark.quick
+
 
 def column(n=5, method="deepfool", layer="input", kind=Kind.UPPER, witness=False, **changes) -> Column:
     generator = np.random.default_rng(n)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear
+from in_turn import in_turn
 
 from marginkit.errors import UsageError
 from marginkit.methods import METHODS
 from marginkit.methods.constraints import read_mask
 from marginkit.norms import L2, NORMS
 from marginkit.types import Threat
+
+pytestmark = pytest.mark.quick
 
 FEATURES = 6
 
@@ -59,9 +62,12 @@ def test_a_bound_is_a_number_of_any_library(one):
     torch.testing.assert_close(threat.on_grid(torch.tensor([[0.3, 0.9]])), torch.tensor([[0.25, 1.0]]))
 
 
-@pytest.mark.parametrize("shape", [(5,), (4, FEATURES), (1, 1, FEATURES), (FEATURES, 1)], ids=str)
-@pytest.mark.parametrize("what", ["low", "high", "mask"])
-@pytest.mark.parametrize("name", METHODS)
+OTHER = [(5,), (4, FEATURES), (1, 1, FEATURES), (FEATURES, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "shape"), in_turn(METHODS, ["low", "high", "mask"], turns=OTHER), ids=str
+)
 def test_bounds_and_masks_of_another_shape_are_refused_by_every_method(name, what, shape):
     case = linear(3)
     given = {

@@ -200,6 +200,7 @@ def inputs() -> Tensor:
     return torch.rand(6, 4, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize(
     "model", [*MODELS, pytest.param(lambda: hooked("old weight norm"), id="old-weight-norm")]
@@ -351,6 +352,7 @@ def caught(h: Tensor) -> Tensor:
     return h if positive else -h
 
 
+@pytest.mark.quick
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("between", "named"),
@@ -498,7 +500,7 @@ def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
     assert [event.column for event in heard if isinstance(event, Failed)] == ["overreaching"]
 
 
-@pytest.mark.parametrize("start", range(0, 30, 10))
+@pytest.mark.parametrize("start", range(0, 20, 10))
 def test_no_proof_of_a_random_network_reaches_beyond_an_adversarial_input(start):
     """A sample of tests/benchmarks/fuzz_proofs.py, which does 2,000."""
     path = Path(__file__).parent / "benchmarks" / "fuzz_proofs.py"

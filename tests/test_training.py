@@ -52,6 +52,7 @@ def test_every_optimizer_and_schedule_trains(tmp_path, digits, optimizer, schedu
     assert found.training["history"][-1]["accuracy"] > 0.5
 
 
+@pytest.mark.quick
 def test_schedules_start_at_one_and_do_not_rise():
     for factor in SCHEDULES.values():
         values = [factor(t) for t in np.linspace(0, 0.999, 50)]
@@ -200,6 +201,7 @@ def test_a_checkpoint_says_where_it_came_from(tmp_path, digits):
     assert {"torch", "marginkit", "python"} <= set(found.training["versions"])
 
 
+@pytest.mark.quick
 def test_tabular_data_trains(tmp_path):
     generator = np.random.default_rng(0)
     x = generator.normal(size=(200, 3)) * [1, 100, 0] + [0, 5, 7]
@@ -228,6 +230,7 @@ def test_a_loss_that_explodes_is_reported_and_nothing_is_lost(tmp_path, digits):
     assert (tmp_path / "m.pt").read_bytes() == before
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "options", [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"validation": 1.0}]
 )
@@ -236,6 +239,7 @@ def test_impossible_recipes_are_refused(options):
         Recipe(**options)
 
 
+@pytest.mark.quick
 def test_unknown_names_are_refused(tmp_path, digits):
     for options, message in [
         ({"architecture": "vgg"}, "unknown architecture 'vgg'"),

@@ -10,6 +10,8 @@ from marginkit.methods.search.verification import bracket, shorten
 from marginkit.norms import L2
 from marginkit.types import Threat
 
+pytestmark = pytest.mark.quick
+
 CASE = linear(2)
 THREAT = Threat(L2, -5.0, 5.0)
 

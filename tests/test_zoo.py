@@ -5,7 +5,7 @@ from benchmarks import zoo
 
 FAST = {
     "hf": ["vit", "swin", "convnext", "resnet"],
-    "timm": ["lcnet_035", "tinynet_e", "repvgg_a0"],
+    "timm": ["lcnet_035", "tinynet_e"],
     "torchvision": ["squeezenet1_1", "shufflenet_v2_x0_5"],
 }
 NEEDS = {"hf": "transformers", "timm": "timm", "torchvision": "torchvision"}

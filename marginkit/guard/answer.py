@@ -43,7 +43,12 @@ def answer(model: nn.Module, x: Shaped[Tensor, "n *d"], *, copy: bool = True) ->
         if isinstance(error, MarginkitError) or out_of_memory(error):
             raise
         raise MethodError(_failure(model, x, error)) from error
-    return found if type(found) is Tensor and found.is_floating_point() else _scores(found, len(x))
+    return scores_of(found, len(x))
+
+
+def scores_of(found: Any, n: int) -> Tensor:
+    """The scores of n samples out of what a model answers with; as `answer`."""
+    return found if type(found) is Tensor and found.is_floating_point() else _scores(found, n)
 
 
 def eagerly() -> AbstractContextManager[Any]:

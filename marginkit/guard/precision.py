@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Shaped
@@ -60,6 +62,21 @@ def precise(model: nn.Module, x: Shaped[Tensor, "n *d"]) -> Lifted:
         )
         return Lifted(model, x.to(held[0]) if held else x, note, low[0])
     return Lifted(better, x.to(target), f"given in {name}, measured with the same weights in {_name(target)}")
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Products and convolutions of float32 keep all their digits, on GPUs that would round to ten bits."""
+    cudnn: Any = torch.backends.cudnn
+    settings: list[Any] = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn]
+    before = [(each, each.fp32_precision) for each in settings]
+    try:
+        for each, _ in before:
+            each.fp32_precision = "ieee"
+        yield
+    finally:
+        for each, precision in before:
+            each.fp32_precision = precision
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from marginkit.events import OnEvent, OutOfMemory, unheard
+from marginkit.guard.answer import out_of_memory
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def halving(compute: Callable[[slice], T], n: int, column: str = "", on_event: O
         try:
             return [compute(slice(start, stop))]
         except RuntimeError as error:
-            if stop - start < 2 or not _out_of_memory(error):
+            if stop - start < 2 or not out_of_memory(error):
                 raise
         # not within the except block, where the error's traceback still holds the tensors
         on_event(OutOfMemory(column, stop - start))
@@ -41,8 +42,3 @@ def halving(compute: Callable[[slice], T], n: int, column: str = "", on_event: O
         return piece(start, middle) + piece(middle, stop)
 
     return piece(0, n)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU, or PyTorch's allocator for the CPU, ran out of memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

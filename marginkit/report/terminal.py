@@ -89,8 +89,8 @@ def _others(column: Column) -> str:
     shown = (Status.OK, Status.MISCLASSIFIED, Status.EXHAUSTED)
     counts = {status: int((column.status == status).sum()) for status in Status if status not in shown}
     words = ", ".join(f"{n} {status.name.lower().replace('_', ' ')}" for status, n in counts.items() if n)
-    reason = f", {column.note}" if column.note else ""
-    return f"{column.name}: {words or 'unsupported'}{reason}" if words or column.note else ""
+    said = ", ".join(filter(None, (words, column.note)))
+    return f"{column.name}: {said}" if said else ""
 
 
 def contents(table: MarginTable) -> Iterator[RenderableType]:

@@ -14,6 +14,8 @@ from marginkit.bounds.graph.call import Builder, Call, Node, Symbol, symbols
 from marginkit.bounds.graph.functions import FUNCTIONS
 from marginkit.bounds.graph.memory import Memory, tensors, version
 from marginkit.bounds.graph.unsupported import Unsupported
+from marginkit.errors import MarginkitError
+from marginkit.guard.answer import scores_of
 
 _LOOKS = """size dim ndim ndimension shape stride numel nelement __len__ device dtype layout is_contiguous
     is_floating_point is_complex is_signed requires_grad element_size itemsize nbytes storage_offset is_cuda
@@ -40,7 +42,7 @@ def record(model: nn.Module, pair: Tensor) -> tuple[Node, ...]:
     with _named(model, recorder.path), torch.autocast(pair.device.type, enabled=False):
         try:
             with recorder:
-                scores = model(pair)
+                found = model(pair)
         except Exception as error:
             if recorder.stop is not None:
                 raise Unsupported(recorder.stop) from None
@@ -50,9 +52,12 @@ def record(model: nn.Module, pair: Tensor) -> tuple[Node, ...]:
             ) from error
     if recorder.stop is not None:
         raise Unsupported(recorder.stop)
-    position = recorder.memory.read(scores) if isinstance(scores, Tensor) else None
+    try:
+        position = recorder.memory.read(scores_of(found, len(pair)))
+    except MarginkitError:
+        position = None
     if position is None:
-        raise Unsupported("an output that is not one tensor computed from the input by PyTorch's functions")
+        raise Unsupported("an output without scores that PyTorch's functions compute from the input")
     for constant, count in recorder.constants.values():
         if version(constant) != count:
             raise Unsupported("a constant that the forward pass uses and then changes in place")

@@ -21,6 +21,7 @@ from marginkit.types import Bracket, Threat
 
 Certify = Callable[[Graph, Tensor, Tensor, Threat], tuple[Tensor, Tensor]]
 ROUNDING = 1e-9  # of a radius, and of the scores' range: far more than float64 loses on the way
+MASKED = 1e4  # times the least difference: farther away most classes are masked
 LAST_DIGITS = 2**-46  # of the scores themselves: 64 roundings
 
 
@@ -80,9 +81,9 @@ def slack(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor,
     """How far a proved f_y - f_j has to stay above 0: by what rounding can have cost.
 
     A share of that difference and of the usual one, and a few units in the last places of both scores: a
-    constant added to all scores, or a class that is masked by a huge one, costs others nothing.
+    constant added to all scores, or classes that are masked by a huge one, cost others nothing.
     """
     apart = differences(scores, y, rival).abs()
-    usual = apart.median(1, keepdim=True).values
+    usual = apart.median(1, keepdim=True).values.minimum(MASKED * apart.amin(1, keepdim=True))
     size = scores.gather(1, y.unsqueeze(1)).abs() + scores.gather(1, rival).abs()
     return ROUNDING * (apart + usual) + LAST_DIGITS * size

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph, require_same, trace
 from marginkit.errors import MethodError
+from marginkit.guard.answer import scores_of
 from marginkit.logits import Labels, differences, gradients, logit_margin, rivals
 from marginkit.norms import Vectors, column
 from marginkit.types import Threat
@@ -70,7 +71,7 @@ def require_kept(
         points = threat.clip(x, x + step.nan_to_num(0, 0, 0) * (1 - 1e-9))
         require_same(graph, model, points)
         with torch.no_grad():
-            found = model(points.clone())
+            found = scores_of(model(points.clone()), len(points))
         margin, _ = logit_margin(found, y)
         if bool((margin < -CROSSED * found.abs().nan_to_num(0, 0, 0).amax(1)).any()):
             raise MethodError(f"a proof does not hold at the rim of its radius: {REPORT}")
