@@ -16,6 +16,7 @@ from .options import (
     Bounds,
     assignment,
     data_options,
+    details_option,
     grouped,
     model_options,
     names,
@@ -23,7 +24,7 @@ from .options import (
     run_options,
     write_json,
 )
-from .output import bars, show, speaks
+from .output import bars, show_answer, speaks
 
 METHOD_FAILED = 5
 FLEETING = ("--out", "--json", "--shard")
@@ -127,6 +128,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
 @run_options
+@details_option
 @output_options
 @click.pass_context
 def measure(
@@ -158,6 +160,7 @@ def measure(
     out: Path,
     checks: int,
     strict: bool,
+    details: bool,
     data_root: Path,
     download: bool,
     image_size: int | None,
@@ -169,7 +172,7 @@ def measure(
     workers: int,
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
 ) -> None:
     """Measure a model's margins, sample by sample, into an HDF5 file.
@@ -182,12 +185,12 @@ def measure(
     from marginkit.measurement.measure import measure_file
     from marginkit.measurement.plan import shard
     from marginkit.models.loading import Loading
-    from marginkit.report import summary
+    from marginkit.report import Answer, summary
     from marginkit.report.terminal import doubts
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
-    quiet = quiet or not speaks()
+    quiet = quiet if speaks() else 2
     with bars(quiet) as on_event:
         table, remarks = measure_file(
             located(model, ".pt"),
@@ -223,13 +226,15 @@ def measure(
             light=True,
             on_event=on_event,
         )
-    if speaks():
+    if not quiet:
         for remark in remarks:
             click.echo(remark, err=True)
+    if speaks():
         write_json({"table": str(out), **figures(table)}, json_file)
-    details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
     raised = list(doubts(table))
-    show([*summary(table), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-")
+    text = [*summary(table), *raised] if details or verbose else []
+    text += [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
+    show_answer(Answer.of_table(table), text, [f"wrote {out}"], quiet=quiet, silent=str(json_file) == "-")
     failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
     if failed:
         if speaks():

@@ -128,7 +128,7 @@ def train(
     workers: int,
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
     **recipe: object,
 ) -> None:
