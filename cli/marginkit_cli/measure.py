@@ -22,13 +22,14 @@ from .options import (
     names,
     output_options,
     run_options,
+    tracking_option,
     write_json,
 )
 from .output import bars, show_answer, speaks
 
 METHOD_FAILED = 5
-FLEETING = ("--out", "--json", "--shard")
-FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
+FLEETING = ("--out", "--json", "--shard", "--log-to")
+FLAGS = ("--resume", "--overwrite", "-q", "-qq", "--quiet", "-v", "--verbose", "--details")
 
 
 @click.command()
@@ -128,6 +129,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
 @run_options
+@tracking_option
 @details_option
 @output_options
 @click.pass_context
@@ -170,6 +172,7 @@ def measure(
     seed: int,
     batch_size: int,
     workers: int,
+    log_to: tuple[str, ...],
     json_file: Path | None,
     overwrite: bool,
     quiet: int,
@@ -180,18 +183,21 @@ def measure(
     Under torchrun, all processes share the work. Exits with 5 where a method failed on some samples.
     """
     from marginkit.artifacts import located
+    from marginkit.comparison.standing import scalars
     from marginkit.comparison.summary import figures
     from marginkit.data.dataset import Source
+    from marginkit.events import Reported, both
     from marginkit.measurement.measure import measure_file
     from marginkit.measurement.plan import shard
     from marginkit.models.loading import Loading
     from marginkit.report import Answer, summary
     from marginkit.report.terminal import doubts
+    from marginkit.tracking import tracking
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
     quiet = quiet if speaks() else 2
-    with bars(quiet) as on_event:
+    with bars(quiet) as shown, tracking(log_to if speaks() else (), out.stem) as told:
         table, remarks = measure_file(
             located(model, ".pt"),
             methods,
@@ -224,8 +230,10 @@ def measure(
             overwrite=overwrite,
             command=["marginkit", *_lasting(sys.argv[1:])],
             light=True,
-            on_event=on_event,
+            on_event=both(shown, told),
         )
+        answer = Answer.of_table(table)
+        told(Reported(scalars(answer.standings), str(answer), [str(out)]))
     if not quiet:
         for remark in remarks:
             click.echo(remark, err=True)
@@ -234,7 +242,7 @@ def measure(
     raised = list(doubts(table))
     text = [*summary(table), *raised] if details or verbose else []
     text += [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
-    show_answer(Answer.of_table(table), text, [f"wrote {out}"], quiet=quiet, silent=str(json_file) == "-")
+    show_answer(answer, text, [f"wrote {out}"], quiet=quiet, silent=str(json_file) == "-")
     failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
     if failed:
         if speaks():

@@ -263,6 +263,12 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _output(checked)
 
 
+tracking_option = click.option(
+    "--log-to",
+    multiple=True,
+    metavar="TRACKER",
+    help="Also tell tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT; each by its extra.",
+)
 details_option = click.option(
     "--details", is_flag=True, help="Print every table before the answer, which stands alone by default."
 )

@@ -90,6 +90,16 @@ def standings(
     return found
 
 
+def scalars(found: Sequence[Standing]) -> dict[str, float]:
+    """One model's figures by name, for those who draw curves of runs; what is unknown is left out."""
+    named: dict[str, float | None] = {"accuracy": found[0].accuracy} if found else {}
+    for s in found:
+        named |= {f"{s.norm}/found": s.found, f"{s.norm}/proved": s.certified}
+        named |= {f"{s.norm}/robust at {r.radius:g}": r.found for r in s.robust}
+        named |= {f"{s.norm}/proved robust at {r.radius:g}": r.certified for r in s.robust}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _standing(
     name: str, norm: str, n: int, right: float, group: Sequence[Ends], radii: Sequence[float], reach: float
 ) -> Standing:
