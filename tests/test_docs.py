@@ -189,7 +189,7 @@ def test_the_tour_runs_and_its_results_show_in_a_notebook(tmp_path, monkeypatch)
     shown = [ran("".join(cell["source"]), space) for cell in cells if cell["cell_type"] == "code"]
     pages = [value._repr_html_() for value in shown if hasattr(value, "_repr_html_")]
     assert [("crown.l2" in page, page.count("<table>")) for page in pages] == [(True, 1), (True, 1)]
-    assert "large-margin (B) against cross-entropy (A), 30 samples" in pages[1]
+    assert "large-margin (B) against cross-entropy (A), 20 samples" in pages[1]
     assert shown[-1] >= 0
 
 

@@ -38,7 +38,8 @@ def of_standings(standings: Sequence[Standing], names: Sequence[str] | None = No
 
 def _legend(standings: Sequence[Standing], proved: bool) -> str:
     """How to read it, by an entry of the table itself."""
-    at = next((at for s in standings for at in s.robust), None)
+    told = [at for s in standings for at in s.robust]
+    at = next((at for at in told if "-" in at_radius(at)), told[0] if told else None)
     lines = [PROVED if proved else FOUND]
     if at is not None:
         share = "at least so many by proof, at most so many by attack," if "-" in at_radius(at) else "so many"
@@ -47,10 +48,10 @@ def _legend(standings: Sequence[Standing], proved: bool) -> str:
 
 
 def at_radius(at: AtRadius) -> str:
-    """`0.4: 73%`, or `0.4: 50-73%` from proved to found; `0.4: 50% proved` where nothing was searched."""
+    """`0.4: 73%`; `0.4: 50-73%` from proved to found, if they differ; `0.4: 50% proved` without a search."""
     if at.found is None:
         share = f"{at.certified:.0%} proved"
-    elif at.certified is None:
+    elif at.certified is None or f"{at.certified:.0%}" == f"{at.found:.0%}":
         share = f"{at.found:.0%}"
     else:
         share = f"{100 * at.certified:.0f}-{at.found:.0%}"
