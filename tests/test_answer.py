@@ -141,6 +141,7 @@ def test_the_commands_print_it_last_and_alone_where_quiet(tmp_path):
         assert everything.endswith(quiet)
         assert len(everything) > 2 * len(quiet)
         assert out(*command, "-qq") == ""
+    assert "355 samples" in out("show", "artifact:digits/hinge")
     figures = json.loads(out("compare", *files, "--json", "-"))
     assert [s["norm"] for s in figures["standings"]] == ["l2", "l2", "linf", "linf"]
 

@@ -21,6 +21,7 @@ def show(
     """Show what is in a table: where it comes from, its columns, brackets and doubts."""
     import json
 
+    from marginkit.artifacts import located
     from marginkit.comparison.summary import figures
     from marginkit.files.atomic import require_absent
     from marginkit.report import Answer, contents
@@ -28,7 +29,7 @@ def show(
 
     if json_file is not None and str(json_file) != "-":
         require_absent(json_file, overwrite)
-    found = read(table)
+    found = read(located(table))
     write_json({"table": str(table), "meta": found.meta, **figures(found)}, json_file)
     text = [*contents(found)] if details or verbose else []
     text += [json.dumps(found.meta, indent=2, sort_keys=True)] if verbose else []
