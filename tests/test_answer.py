@@ -67,8 +67,15 @@ def test_at_most_twelve_lines_of_whole_words(models, norms, width):
 def test_it_says_who_is_farther_by_how_much_and_what_is_doubted():
     lines = printed(Answer.of_study(study(2)))
     assert lines[0].split() == ["model", "accuracy", "norm", "found", "proved", "robust", "accuracy"]
-    (found,) = [line for line in lines if line.startswith("linf: ")]
-    assert "B's distances are larger than A's by" in found
+    (found,) = [line for line in lines if line.startswith("l2: ")]
+    assert found.startswith("l2: no difference between B and A is established (95 %: ")
+    clear = table(column(np.linspace(1, 2, 60))), table(column(np.linspace(1.1, 2.1, 60)))
+    (found,) = [
+        line
+        for line in printed(Answer.of_study(Study.of_tables(dict(zip("xy", clear, strict=True)))))
+        if line.startswith("l2: ")
+    ]
+    assert "B's distances are larger than A's by 0.1 (95 %: " in found
     assert "(95 %: 0." in found
     assert "60 samples." in " ".join(lines)
     assert "Doubts: " in " ".join(lines)
