@@ -133,8 +133,8 @@ def timm(asked: Request) -> Found:
         raise UsageError(f"timm has no model {asked.name!r}: see timm.list_models()")
     if "pretrained" in asked.parsed:
         raise UsageError(
-            f"timm:{asked.name} takes no option 'pretrained': its weights are the hub's, or those of --weights"
-            " FILE, where torch.save(model.state_dict(), FILE) puts a model's own"
+            f"timm:{asked.name} takes no option 'pretrained': its weights are the hub's, or those of"
+            " --weights FILE, where torch.save(model.state_dict(), FILE) puts a model's own"
         )
     with _failing(f"timm:{asked.name}"):
         model = library.create_model(asked.name, pretrained=False, **asked.built("num_classes"))
