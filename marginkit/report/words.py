@@ -131,7 +131,9 @@ def in_short(c: Comparison, norm: str, letter: str = "B") -> str:
     sure = f"(95 %: {number(row.interval[0], 3)} to {number(row.interval[1], 3)})"
     match judged(row):
         case Judgement.LARGER | Judgement.SMALLER as found:
-            return f"{norm}: {what} are {found} than A's by {number(abs(row.difference), 3)} {sure}."
+            low, high = sorted(map(abs, row.interval))
+            by = f"{number(abs(row.difference), 3)} (95 %: {number(low, 3)} to {number(high, 3)})"
+            return f"{norm}: {what} are {found} than A's by {by}."
         case Judgement.EQUAL:
             return f"{norm}: {what} and A's are practically equal {sure}."
         case Judgement.IDENTICAL:
