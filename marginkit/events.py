@@ -101,8 +101,33 @@ class EpochDone:
     metrics: Mapping[str, float | int]
 
 
+@dataclass(frozen=True)
+class Reported:
+    """What came of it all.
+
+    Attributes:
+        figures: a handful of numbers by name.
+        text: the answer, as a terminal shows it.
+        files: what was written.
+    """
+
+    figures: Mapping[str, float | int | None]
+    text: str
+    files: Sequence[str]
+
+
 Event = (
-    Begun | BatchDone | OutOfMemory | Failed | NothingNew | Noted | Finished | Progress | Narrowed | EpochDone
+    Begun
+    | BatchDone
+    | OutOfMemory
+    | Failed
+    | NothingNew
+    | Noted
+    | Finished
+    | Progress
+    | Narrowed
+    | EpochDone
+    | Reported
 )
 OnEvent = Callable[[Event], None]
 

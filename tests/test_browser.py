@@ -64,7 +64,7 @@ def opened(browser, path):
         return page
 
     def asked(url: str) -> None:
-        if url != path.as_uri() and not url.startswith(("data:", "blob:")):
+        if url.partition("#")[0] != path.as_uri() and not url.startswith(("data:", "blob:")):
             trouble.append(f"request: {url}")
 
     yield open_page
@@ -176,3 +176,73 @@ def test_without_scripts_the_words_and_tables_are_there(browser, path):
     assert page.get_by_text("This compares two checkpoints").count() == 1
     assert page.locator("table").count() >= 5
     context.close()
+
+
+CONTRAST = """() => {
+  const channel = v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const rgb = text => text.match(/[0-9.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = e => { for (; e; e = e.parentElement) {
+    const c = rgb(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c;
+  } return [255, 255, 255]; };
+  const low = [];
+  for (const e of document.body.querySelectorAll("*")) {
+    const text = [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim());
+    if (!text || !e.checkVisibility() || e.closest("script, svg")) continue;
+    const [a, b] = [light(rgb(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => y - x);
+    const ratio = (a + 0.05) / (b + 0.05);
+    if (ratio < 4.5) low.push(`${e.tagName} ${e.className}: ${ratio.toFixed(2)}`);
+  }
+  return [...new Set(low)];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_that_wcag_asks_for(opened, scheme):
+    """AA of WCAG 2.2 (1.4.3): 4.5 to 1, for every visible text."""
+    page = opened(scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert page.evaluate(CONTRAST) == []
+
+
+def test_the_keyboard_reaches_everything(opened):
+    page = opened()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "theme"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.documentElement.dataset.drawn == 'dark'")
+    reachable = "e => e.tabIndex >= 0"
+    assert page.locator("a, button, summary, .wide").evaluate_all(f"all => all.every({reachable})")
+
+
+def test_a_figure_is_downloaded_as_svg(opened):
+    page = opened()
+    button = page.get_by_role("button", name="Download Robust accuracy, l2 as SVG")
+    with page.expect_download() as downloading:
+        button.click()
+    text = Path(downloading.value.path()).read_text()
+    assert text.startswith("<svg")
+    assert "robust accuracy" in text
+
+
+def test_the_summary_is_first_and_prints(opened):
+    page = opened()
+    assert page.locator("main > section").first.get_attribute("id") == "summary"
+    assert page.locator("#summary").get_by_text("Verified, attacked, open").count() == 1
+    page.emulate_media(media="print")
+    assert not page.locator("#theme").is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+def test_every_picture_has_a_place_and_its_bracket(opened):
+    page = opened()
+    exhibits = page.locator(".exhibit")
+    anchors = exhibits.evaluate_all("all => all.map(e => e.id)")
+    assert len(set(anchors)) == len(anchors) > 5
+    links = page.locator("tbody th a").evaluate_all("all => all.map(a => a.hash.slice(1))")
+    assert set(links) == set(anchors)
+    assert "crown.l2" in exhibits.first.inner_html()

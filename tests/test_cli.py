@@ -45,12 +45,12 @@ def test_train_measure_compare_with_hardly_an_option(here):
     out = run("train", *FAST).stdout
     assert "wrote model.pt" in out
     assert "test accuracy" in out
-    out = run("measure", *QUICK).stdout
+    out = run("measure", *QUICK, "--details").stdout
     assert "deepfool.linf" in out
     assert "first_order.l2.hidden1" in out
     run("train", *FAST, "--loss", "cross-entropy", "--out", "other.pt")
     run("measure", *QUICK, "--model", "other.pt", "--out", "other.h5")
-    out = run("compare", "margins.h5", "other.h5", "--json", "c.json").stdout
+    out = run("compare", "margins.h5", "other.h5", "--json", "c.json", "--details").stdout
     assert "B minus A" in out
     (comparison,) = json.loads((here / "c.json").read_text())["comparisons"]
     assert comparison["n"] == 20
@@ -110,8 +110,11 @@ def test_infinities_are_text_in_json(here):
 
 @pytest.mark.quick
 def test_quiet_is_quiet(here, checkpoint_path):
-    result = run("measure", "--model", checkpoint_path, *QUICK, "-q")
+    result = run("measure", "--model", checkpoint_path, *QUICK, "-qq")
     assert result.output == ""
+    result = run("measure", "--model", checkpoint_path, *QUICK, "-q", "--overwrite")
+    assert result.stderr == ""
+    assert result.stdout.startswith("model"), "the answer, and nothing before it"
 
 
 def test_a_config_file_sets_defaults_that_the_command_line_overrides(here, checkpoint_path):
@@ -140,7 +143,7 @@ def test_methods_and_datasets_are_listed():
 
 
 def test_demo(here):
-    out = run("demo").stdout
+    out = run("demo", "--details").stdout
     assert "nearest.linf: B's distances are" in out
     assert "two checkpoints" in out
     assert sorted(path.suffix for path in (here / "marginkit-demo").glob("*.h5")) == [".h5", ".h5"]
@@ -297,7 +300,7 @@ def test_a_method_that_fails_is_shown_and_exits_with_5(here, checkpoint_path, mo
         raise ZeroDivisionError("surprise")
 
     monkeypatch.setattr("marginkit.methods.deepfool.DeepFool.__call__", fails)
-    result = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", code=5)
+    result = run("measure", "--model", checkpoint_path, *QUICK, "--norms", "l2", "--details", code=5)
     assert "deepfool.l2: 20 failed, ZeroDivisionError: surprise" in result.stdout
     assert "deepfool.l2 on 20 of 20 samples; --resume tries again" in result.stderr
     assert np.isfinite(read(here / "margins.h5")["first_order.l2.input"].distance).all()

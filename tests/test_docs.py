@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import json
 import re
 import runpy
 from argparse import Namespace
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import pytest
 import torch
+from made_up import column, table
 from quickly import measure_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+import marginkit
 from marginkit.activations import capture
+from marginkit.comparison.compare import compare
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
+from marginkit.kinds import Status
 from marginkit.losses import LOSSES
 from marginkit.methods.configure import configure_methods
 from marginkit.norms import L2
+from marginkit.table.provenance import Provenance
 from marginkit.table.writing import write
 
 ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("artifacts/*.md")]
 
 
 def blocks(path: str, language: str = "python") -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/format.md", "docs/statistics.md"])
+MEMBERS = (property, cached_property, staticmethod, classmethod, type(lambda: 0))
+RUN = ["README.md", "docs/format.md", "docs/statistics.md"]
+
+
+def test_every_python_block_is_run():
+    """Here as a whole page, or by a test of its own."""
+    with_python = {str(path.relative_to(ROOT)) for path in PAGES if blocks(str(path.relative_to(ROOT)))}
+    assert with_python == {*RUN, "docs/porting.md", "CONTRIBUTING.md"}, (
+        "CONTRIBUTING's line is in test_schema.py"
+    )
+
+
+@pytest.mark.parametrize("path", RUN)
 def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     methods = ["first_order", "nearest"]
-    table, _ = measure_file(checkpoint_path, list(configure_methods(methods)), ["l2"], first=5)
-    write(table, tmp_path / "margins.h5")
+    measured, _ = measure_file(checkpoint_path, list(configure_methods(methods)), ["l2"], first=5)
+    write(measured, tmp_path / "margins.h5")
     found = blocks(path)
     assert found
     space: dict = {}
@@ -45,8 +67,8 @@ def test_python_blocks_run(path, checkpoint_path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.py")), ids=lambda path: path.stem)
 def test_examples_run(path, checkpoint_path, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    table, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], first=20)
-    write(table, tmp_path / "margins.h5")
+    measured, _ = measure_file(checkpoint_path, ["nearest"], ["l2"], first=20)
+    write(measured, tmp_path / "margins.h5")
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.count("\n") >= 2
 
@@ -96,7 +118,7 @@ def test_the_distances_by_hand_are_the_librarys(network, samples):
 
 
 def test_links_between_documents_lead_somewhere():
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("artifacts/*.md")]:
+    for path in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
             if not target.startswith("http"):
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
@@ -152,9 +174,77 @@ def test_every_source_of_models_is_documented():
 
 
 def test_every_method_and_status_is_documented():
-    from marginkit.kinds import Status
     from marginkit.methods import METHODS
 
     methods, form = (ROOT / "docs/methods.md").read_text(), (ROOT / "docs/format.md").read_text()
     assert all(f"## {name}" in methods for name in METHODS)
     assert all(f"| {int(s)} | {s.name} |" in form for s in Status)
+
+
+def test_the_tour_runs_and_its_results_show_in_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = json.loads((ROOT / "docs/examples/tour.ipynb").read_text())["cells"]
+    assert len(cells) == 10
+    space: dict = {}
+    shown = [ran("".join(cell["source"]), space) for cell in cells if cell["cell_type"] == "code"]
+    pages = [value._repr_html_() for value in shown if hasattr(value, "_repr_html_")]
+    assert [("crown.l2" in page, page.count("<table>")) for page in pages] == [(True, 1), (True, 1)]
+    assert "large-margin (B) against cross-entropy (A), 20 samples" in pages[1]
+    assert shown[-1] >= 0
+
+
+def ran(source: str, space: dict):
+    """Runs a cell; gives what its last line is worth, as a notebook would show."""
+    *before, last = ast.parse(source).body
+    show = isinstance(last, ast.Expr)
+    exec(compile(ast.Module([*before, *([] if show else [last])], []), "cell", "exec"), space)
+    return eval(compile(ast.Expression(last.value), "cell", "eval"), space) if show else None
+
+
+def test_names_in_a_notebook_are_text():
+    made = replace(table(column([1.0, 2.0])), provenance=Provenance())
+    renamed = replace(made, columns=(replace(made.columns[0], method="<script>"),))
+    assert "<script>" not in renamed._repr_html_()
+    assert "<b>" not in compare(made, made, labels=("<b>", "B"))._repr_html_()
+
+
+def test_every_public_name_is_documented():
+    """Functions and classes, their public methods and properties, and what registries hold."""
+    bare = []
+    for name in marginkit.__all__:
+        value = getattr(marginkit, name)
+        entries = list(value.values()) if isinstance(value, dict) else [value]
+        for entry in (e for e in entries if inspect.isclass(e) or inspect.isroutine(e)):
+            members = vars(entry).items() if inspect.isclass(entry) else ()
+            public = [(k, v) for k, v in members if k[0] != "_" and isinstance(v, MEMBERS)]
+            bare += [f"{name}.{k}" for k, v in [("", entry), *public] if not inspect.getdoc(v)]
+    assert bare == []
+
+
+def test_the_stub_tells_type_checkers_the_same_names():
+    told = re.findall(
+        r"import (?:\w+ as )?(.+)$", (ROOT / "marginkit/__init__.pyi").read_text(), re.MULTILINE
+    )
+    names = {name.split(" as ")[-1].strip("() ") for line in told for name in line.split(",")}
+    assert names >= {*marginkit.__all__}
+
+
+def test_what_the_faq_quotes_stands_in_the_code():
+    """Every option, status and code in backticks, and every message in quotes."""
+    text = " ".join((ROOT / "docs/faq.md").read_text().split())
+    code = "\n".join(p.read_text() for top in ("marginkit", "cli") for p in (ROOT / top).rglob("*.py"))
+    flat = re.sub(r'"\s*f?"', "", re.sub(r"\s+", " ", code))
+    for quoted in re.findall(r'"([^"]{12,})"', text):
+        assert quoted.rstrip(".") in flat, quoted
+    for option in set(re.findall(r"--[a-z-]+", text)):
+        assert f'"{option}"' in code, option
+    for status in set(re.findall(r"`([A-Z_]{4,})`", text)):
+        assert status in Status.__members__, status
+
+
+def test_the_readme_fits_two_screens():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 110
+    assert re.search(r"!\[[^]]*\]\(docs/[^)]*report", "\n".join(lines[:12])), (
+        "its first picture is the report's"
+    )

@@ -280,7 +280,7 @@ def test_open_brackets_are_not_called_exact(tmp_path):
         assert "certified distances are larger" in text
         assert "exact distances" not in text
     write(bracketed(1, False), tmp_path / "open.h5")
-    lines = run("show", tmp_path / "open.h5").stdout.splitlines()
+    lines = run("show", tmp_path / "open.h5", "--details").stdout.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("exact.linf")] == ["lower", "upper"]
     one_open = exact([*SPREAD[:-1], 0.0], SPREAD)
     assert compare(table(*one_open), table(*one_open)).columns[0].unclosed == (1, 1)

@@ -146,7 +146,7 @@ CONFIGURED = [
 
 
 def value_for(option: click.Option) -> object:
-    if option.is_flag:
+    if option.is_flag or option.count:
         return True
     if isinstance(option.type, click.Choice):
         return option.type.choices[0]

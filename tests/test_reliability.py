@@ -409,11 +409,13 @@ def test_verdicts_reach_the_file_show_compare_and_the_exit_code(checkpoint_path,
     ]
     run("measure", "--model", checkpoint_path, *common, "--strict", "--out", "honest.h5")
     masked = ["--model", "masks:rounded", "--app-dir", ".", "--arch-option", f"path={checkpoint_path}"]
-    out = run("measure", *masked, *common, "--strict", "--out", "masked.h5", code=3).stdout
+    out = run("measure", *masked, *common, "--strict", "--out", "masked.h5", "--details", code=3).stdout
     assert "Before you believe it" in out
     assert "wrote masked.h5" in out
-    assert "the gradient is zero or not finite" in " ".join(run("show", "masked.h5").stdout.split())
-    assert "Before you believe it" not in run("show", "honest.h5").stdout
+    assert "the gradient is zero or not finite" in " ".join(
+        run("show", "masked.h5", "--details").stdout.split()
+    )
+    assert "Before you believe it" not in run("show", "honest.h5", "--details").stdout
     found = run("compare", "honest.h5", "masked.h5", "--strict", "--json", "-", code=3).stdout
     assert {"no-gradient", "gradient-free-wins"} <= {flag["code"] for flag in json.loads(found)["flags"]}
     run("measure", *masked, *common, "--checks", 0, "--out", "unchecked.h5")

@@ -86,7 +86,7 @@ def test_tables_are_aligned_once_and_brackets_computed_once(folder, tmp_path, mo
 def test_everything_is_written_by_one_command(folder, tmp_path):
     out = {name: tmp_path / f"r.{name}" for name in ("html", "markdown", "latex", "json")}
     options = [part for name, path in out.items() for part in (f"--{name}", path)]
-    result = run("compare", folder / "a.h5", folder / "b.h5", folder / "c.h5", *options)
+    result = run("compare", folder / "a.h5", folder / "b.h5", folder / "c.h5", *options, "--details")
     assert all(path.stat().st_size > 500 for path in out.values())
     assert "Against" in result.stdout
     assert "exists" in run("compare", folder / "a.h5", folder / "b.h5", *options, code=1).stderr
@@ -221,7 +221,7 @@ def test_file_names_of_plots_are_safe():
 
 def test_strict_exits_with_three_where_there_are_doubts(folder, tmp_path):
     few = [folder / "a.h5", folder / "b.h5"]
-    assert "Before you believe it" in run("compare", *few, "--strict", code=3).stdout
+    assert "Before you believe it" in run("compare", *few, "--strict", "--details", code=3).stdout
     for name in ("x.h5", "y.h5"):
         write(table(column(np.linspace(1, 2, 50))), tmp_path / name)
     run("compare", tmp_path / "x.h5", tmp_path / "y.h5", "--strict")
@@ -250,7 +250,7 @@ def test_the_terminal_is_eighty_columns_without_colour(folder):
 
 
 def test_show_tells_what_is_in_a_file(folder):
-    out = run("show", folder / "a.h5").stdout
+    out = run("show", folder / "a.h5", "--details").stdout
     assert "data:    d test" in out
     assert "median certified" in out
     assert "deepfool.l2 is EXHAUSTED on" in out

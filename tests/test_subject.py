@@ -327,6 +327,10 @@ def test_timms_models_with_the_users_weights(pictures, tmp_path, monkeypatch):
     torch.testing.assert_close(found.model(x), model((x - mean) / std))
     with pytest.raises(UsageError, match="timm has no model 'resnet19'"):
         loaded("timm:resnet19", pictures)
+    with pytest.raises(
+        UsageError, match="takes no option 'pretrained': its weights are the hub's, or those of"
+    ):
+        loaded("timm:test_vit", pictures, options={"pretrained": "false"})
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(MarginkitError, match="add --download to fetch what is missing"):
         loaded("timm:test_vit", pictures)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import PATH, STRICT, assignment, output_options, write_json
-from .output import show
+from .options import PATH, STRICT, assignment, details_option, output_options, write_json
+from .output import show_answer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,6 +70,7 @@ Pairs = tuple[tuple[str, str], ...]
 @click.option("--markdown", type=PATH, metavar="FILE", help="Write the tables in Markdown.")
 @click.option("--latex", type=PATH, metavar="FILE", help="Write the tables for LaTeX (booktabs).")
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurements.")
+@details_option
 @output_options
 @click.pass_context
 def compare(
@@ -86,15 +87,17 @@ def compare(
     markdown: Path | None,
     latex: Path | None,
     strict: bool,
+    details: bool,
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
 ) -> None:
     """Compare tables of distances, sample by sample: each with the baseline; or groups of them."""
     from marginkit.comparison.settings import Settings
     from marginkit.comparison.study import Study
     from marginkit.files.atomic import require_absent
+    from marginkit.report import Answer
 
     for path in (html, markdown, latex, json_file):
         if path is not None and str(path) != "-":
@@ -115,7 +118,8 @@ def compare(
     written = list(
         _write(study, {"html": html, "plots": plots, "markdown": markdown, "latex": latex}, overwrite)
     )
-    show([*_text(study, verbose), *written], quiet or str(json_file) == "-")
+    text = _text(study, verbose) if details or verbose else []
+    show_answer(Answer.of_study(study), text, written, quiet=quiet, silent=str(json_file) == "-")
     if strict and study.flags:
         ctx.exit(STRICT)
 

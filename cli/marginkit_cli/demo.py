@@ -8,8 +8,8 @@ import click
 
 from marginkit import defaults
 
-from .options import output_options, write_json
-from .output import bars, show
+from .options import details_option, output_options, write_json
+from .output import bars, show_answer
 
 
 @click.command()
@@ -21,16 +21,19 @@ from .output import bars, show
     help="Folder for what it makes.",
 )
 @click.option("--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random.")
+@details_option
 @output_options
-def demo(out: Path, seed: int, json_file: Path | None, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def demo(
+    out: Path, seed: int, details: bool, json_file: Path | None, overwrite: bool, quiet: int, verbose: bool
+) -> None:
     """Train a baseline and a large-margin model on digits, measure both, and compare."""
     from marginkit.demo import demonstrate
-    from marginkit.report import overview, sentences
+    from marginkit.report import Answer, overview, sentences
 
     with bars(quiet) as on_event:
         study = demonstrate(out, seed=seed, overwrite=overwrite, on_event=on_event)
     write_json(study.figures(), json_file)
     (comparison,) = study.comparisons
-    where = f"models and tables are in {out}/; open {out}/report.html to look at them"
-    report = [*overview(comparison), "", *sentences(comparison), "", where]
-    show(report, quiet or str(json_file) == "-")
+    where = f"models and tables: {out}/; a page to look at: {out}/report.html"
+    report = [*overview(comparison), "", *sentences(comparison), ""] if details or verbose else []
+    show_answer(Answer.of_study(study), report, [where], quiet=quiet, silent=str(json_file) == "-")

@@ -44,7 +44,7 @@ def evaluate(
     workers: int,
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
 ) -> None:
     """Tell a model's accuracy on the test split, also under Gaussian noise."""

@@ -6,28 +6,34 @@ from pathlib import Path
 
 import click
 
-from .options import PATH, output_options, write_json
+from .options import PATH, details_option, output_options, write_json
 from .output import show as display
+from .output import show_answer
 
 
 @click.command()
 @click.argument("table", type=PATH)
+@details_option
 @output_options
-def show(table: Path, json_file: Path | None, overwrite: bool, quiet: bool, verbose: bool) -> None:
+def show(
+    table: Path, details: bool, json_file: Path | None, overwrite: bool, quiet: int, verbose: bool
+) -> None:
     """Show what is in a table: where it comes from, its columns, brackets and doubts."""
     import json
 
+    from marginkit.artifacts import located
     from marginkit.comparison.summary import figures
     from marginkit.files.atomic import require_absent
-    from marginkit.report import contents
+    from marginkit.report import Answer, contents
     from marginkit.table.reading import read
 
     if json_file is not None and str(json_file) != "-":
         require_absent(json_file, overwrite)
-    found = read(table)
+    found = read(located(table))
     write_json({"table": str(table), "meta": found.meta, **figures(found)}, json_file)
-    details = [json.dumps(found.meta, indent=2, sort_keys=True)] if verbose else []
-    display([*contents(found), *details], quiet or str(json_file) == "-")
+    text = [*contents(found)] if details or verbose else []
+    text += [json.dumps(found.meta, indent=2, sort_keys=True)] if verbose else []
+    show_answer(Answer.of_table(found), text, [], quiet=quiet, silent=str(json_file) == "-")
 
 
 @click.command()

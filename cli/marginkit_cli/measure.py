@@ -16,19 +16,21 @@ from .options import (
     Bounds,
     assignment,
     data_options,
+    details_option,
     grouped,
     model_options,
     names,
     output_options,
     run_options,
+    tracking_option,
     write_json,
 )
-from .output import bars, show, speaks
+from .output import bars, show_answer, speaks
 
 METHOD_FAILED = 5
 ANSWERING, NORM = ("nearest", "crown"), "linf"  # what answers properties
-FLEETING = ("--out", "--json", "--shard")
-FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
+FLEETING = ("--out", "--json", "--shard", "--log-to")
+FLAGS = ("--resume", "--overwrite", "-q", "-qq", "--quiet", "-v", "--verbose", "--details")
 
 
 @click.command()
@@ -134,6 +136,8 @@ FLAGS = ("--resume", "--overwrite", "-q", "--quiet", "-v", "--verbose")
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
 @run_options
+@tracking_option
+@details_option
 @output_options
 @click.pass_context
 def measure(
@@ -166,6 +170,7 @@ def measure(
     out: Path,
     checks: int,
     strict: bool,
+    details: bool,
     data_root: Path,
     download: bool,
     image_size: int | None,
@@ -175,9 +180,10 @@ def measure(
     seed: int,
     batch_size: int,
     workers: int,
+    log_to: tuple[str, ...],
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
 ) -> None:
     """Measure a model's margins, sample by sample, into an HDF5 file.
@@ -185,14 +191,17 @@ def measure(
     Under torchrun, all processes share the work. Exits with 5 where a method failed on some samples.
     """
     from marginkit.artifacts import located
+    from marginkit.comparison.standing import scalars
     from marginkit.comparison.summary import figures
     from marginkit.data.dataset import Source
+    from marginkit.events import Reported, both
     from marginkit.measurement.measure import measure_file
     from marginkit.measurement.plan import shard
     from marginkit.models.loading import Loading
-    from marginkit.report import summary
+    from marginkit.report import Answer, summary
     from marginkit.report.terminal import doubts
     from marginkit.table.properties import answers, counted
+    from marginkit.tracking import tracking
 
     if resume and overwrite:
         raise click.UsageError("--resume goes on with what is there, --overwrite replaces it: give one")
@@ -203,8 +212,8 @@ def measure(
         methods, norms = (
             _given(ctx, name, usual) for name, usual in (("methods", ANSWERING), ("norms", (NORM,)))
         )
-    quiet = quiet or not speaks()
-    with bars(quiet) as on_event:
+    quiet = quiet if speaks() else 2
+    with bars(quiet) as shown, tracking(log_to if speaks() else (), out.stem) as told:
         table, remarks = measure_file(
             located(model, ".pt"),
             methods,
@@ -237,19 +246,20 @@ def measure(
             overwrite=overwrite,
             command=["marginkit", *_lasting(sys.argv[1:])],
             light=True,
-            on_event=on_event,
+            on_event=both(shown, told),
         )
-    found = answers(table)
-    if speaks():
+        answer, found = Answer.of_table(table), answers(table)
+        told(Reported(scalars(answer.standings), str(answer), [str(out)]))
+    if not quiet:
         for remark in remarks:
             click.echo(remark, err=True)
+    if speaks():
         properties = {"properties": found} if found else {}
         write_json({"table": str(out), **figures(table), **properties}, json_file)
-    details = [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
     raised = list(doubts(table))
-    show(
-        [*summary(table), *counted(found), *raised, *details, f"wrote {out}"], quiet or str(json_file) == "-"
-    )
+    text = [*summary(table), *raised] if details or verbose else []
+    text += [f"{key}: {value}" for key, value in table.meta.items()] if verbose else []
+    show_answer(answer, text, [*counted(found), f"wrote {out}"], quiet=quiet, silent=str(json_file) == "-")
     failed = {c.name: int(n) for c in table.columns if (n := (c.status == Status.FAILED).sum())}
     if failed:
         if speaks():

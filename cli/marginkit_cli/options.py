@@ -97,6 +97,8 @@ def _as_given(option: click.Option, value: Any) -> Any:
         if not isinstance(value, bool):
             raise ValueError("expected true or false")
         return value
+    if option.count and isinstance(value, bool):
+        return int(value)
     if option.multiple:
         pairs = _pairs(value) if isinstance(value, dict) else value
         return [_text(part) for part in (pairs if isinstance(pairs, list) else [pairs])]
@@ -225,7 +227,12 @@ _output = _together(
             help="Write the figures as JSON; - for standard output, and nothing else there.",
         ),
         click.option("--overwrite", is_flag=True, help="Write over existing files."),
-        click.option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
+        click.option(
+            "-q",
+            "--quiet",
+            count=True,
+            help="No progress and no remarks; -qq prints nothing but errors.",
+        ),
         click.option("-v", "--verbose", is_flag=True, help="Say more about what is done."),
         click.option(
             "--config",
@@ -252,6 +259,17 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(*args, **options)
 
     return _output(checked)
+
+
+tracking_option = click.option(
+    "--log-to",
+    multiple=True,
+    metavar="TRACKER",
+    help="Also tell tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT; each by its extra.",
+)
+details_option = click.option(
+    "--details", is_flag=True, help="Print every table before the answer, which stands alone by default."
+)
 
 
 def grouped(assignments: Sequence[tuple[str, str]]) -> dict[str, dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from marginkit.events import Event, OnEvent
 
 
-def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
+def show(renderables: Iterable[RenderableType], quiet: bool | int) -> None:
     """Prints to stdout; 80 columns wide where it is not a terminal."""
     if quiet:
         return
@@ -27,6 +27,19 @@ def show(renderables: Iterable[RenderableType], quiet: bool) -> None:
     console.on_broken_pipe = _stop_reading  # type: ignore[method-assign]
     for renderable in renderables:
         console.print(printable(renderable) if isinstance(renderable, str) else renderable, markup=False)
+
+
+def show_answer(
+    answer: RenderableType,
+    details: Iterable[RenderableType],
+    written: Sequence[str],
+    *,
+    quiet: int,
+    silent: bool = False,
+) -> None:
+    """The answer last, where the eye is; alone where quiet, nothing where quiet twice or silent."""
+    before = [] if quiet else [*details, *written]
+    show([*before, *([""] if before else []), answer], silent or quiet > 1)
 
 
 @contextmanager
@@ -63,7 +76,7 @@ def speaks() -> bool:
 
 
 @contextmanager
-def bars(quiet: bool) -> Iterator[OnEvent]:
+def bars(quiet: bool | int) -> Iterator[OnEvent]:
     """Bars on stderr, a method's with its rate and the time it still needs; none without a terminal."""
     from marginkit.events import unheard
 

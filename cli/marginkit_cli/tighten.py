@@ -9,8 +9,8 @@ import click
 
 from marginkit import defaults
 
-from .options import PATH, output_options, write_json
-from .output import bars, show
+from .options import PATH, details_option, output_options, write_json
+from .output import bars, show_answer
 
 
 @click.command()
@@ -26,6 +26,7 @@ from .output import bars, show
 @click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True,
               help="Folder of torchvision's data sets.")  # fmt: skip
 @click.option("--image-size", type=click.IntRange(1), help="Resize and crop a folder's images to squares.")
+@details_option
 @output_options
 def tighten(
     table: Path,
@@ -34,9 +35,10 @@ def tighten(
     out: Path | None,
     data_root: Path,
     image_size: int | None,
+    details: bool,
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
 ) -> None:
     """Narrow a table's brackets, sample by sample, as far as the time allows.
@@ -48,7 +50,7 @@ def tighten(
     from marginkit.data.dataset import Source
     from marginkit.files.atomic import require_absent
     from marginkit.measurement.tighten import tighten_file
-    from marginkit.report import summary
+    from marginkit.report import Answer, summary
 
     if out is not None and out != table:
         require_absent(out, overwrite)
@@ -57,9 +59,10 @@ def tighten(
         found = tighten_file(table, model, seconds, out, source=source, on_event=on_event)
     run = found.provenance.tightened[-1]
     write_json({"table": str(out or table), **run.plain(), **figures(found)}, json_file)
-    details = [f"{key}: {value}" for key, value in found.meta.items()] if verbose else []
-    lines = [*summary(found), *details, f"{_words(run.closed)}; wrote {out or table}"]
-    show(lines, quiet or str(json_file) == "-")
+    text = [*summary(found)] if details or verbose else []
+    text += [f"{key}: {value}" for key, value in found.meta.items()] if verbose else []
+    done = [f"{_words(run.closed)}; wrote {out or table}"]
+    show_answer(Answer.of_table(found), text, done, quiet=quiet, silent=str(json_file) == "-")
 
 
 def _words(counts: Mapping[str, Sequence[int]]) -> str:

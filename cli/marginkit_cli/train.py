@@ -16,6 +16,7 @@ from .options import (
     names,
     output_options,
     run_options,
+    tracking_option,
     write_json,
 )
 from .output import bars, show, speaks
@@ -110,6 +111,7 @@ from .output import bars, show, speaks
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @data_options
 @run_options
+@tracking_option
 @output_options
 def train(
     dataset: str,
@@ -126,9 +128,10 @@ def train(
     bounds: Bounds | None,
     device: str,
     workers: int,
+    log_to: tuple[str, ...],
     json_file: Path | None,
     overwrite: bool,
-    quiet: bool,
+    quiet: int,
     verbose: bool,
     **recipe: object,
 ) -> None:
@@ -139,8 +142,10 @@ def train(
     from marginkit.data.dataset import Source
     from marginkit.data.sources import load
     from marginkit.distributed import find_device, processes
+    from marginkit.events import Reported, both
     from marginkit.files.atomic import require_absent
     from marginkit.options import configure
+    from marginkit.tracking import tracking
     from marginkit.training.evaluation import test_accuracy
     from marginkit.training.loop import train as run
     from marginkit.training.recipe import Recipe
@@ -158,7 +163,11 @@ def train(
     found = load(dataset, source, bounds=box)
     place = find_device(device)
     backend = "nccl" if place.startswith("cuda") else "gloo"
-    with processes(backend) as ranks, bars(quiet) as on_event:
+    with (
+        processes(backend) as ranks,
+        bars(quiet) as shown,
+        tracking(log_to if speaks() else (), out.stem) as told,
+    ):
         checkpoint = run(
             found,
             out,
@@ -171,19 +180,22 @@ def train(
             device=place,
             workers=workers,
             resume=resume,
-            on_event=on_event,
+            on_event=both(shown, told),
             ranks=ranks,
         )
-    if not speaks():
-        return
-    figures = {
-        **checkpoint.training["history"][-1],
-        "test_accuracy": test_accuracy(checkpoint, found, source, place),
-    }
+        if not speaks():
+            return
+        figures = {
+            **checkpoint.training["history"][-1],
+            "test_accuracy": test_accuracy(checkpoint, found, source, place),
+        }
+        lines = [
+            f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None
+        ]
+        told(Reported({"test accuracy": figures["test_accuracy"]}, "\n".join(lines), [str(out)]))
     for remark in found.remarks:
         click.echo(remark, err=True)
     write_json({"checkpoint": str(out), **figures}, json_file)
-    lines = [f"{name.replace('_', ' ')}: {value:.5g}" for name, value in figures.items() if value is not None]
     if verbose:
         lines += [
             f"{option}: {value}"

@@ -20,6 +20,11 @@ Pair = tuple[float, float]
 ROUNDING = 1e-9  # of tau: differences that small are none
 
 
+def bounds_input(kind: Kind, place: str) -> bool:
+    """Whether a column of that kind bounds a distance at the input; `place` is its layer, or its end."""
+    return kind is Kind.EXACT or (kind is not Kind.ESTIMATE and place == INPUT)
+
+
 @dataclass(frozen=True)
 class ColumnComparison:
     """One column of two tables over the samples they share; pairs are (baseline, other).
@@ -74,7 +79,7 @@ class ColumnComparison:
     @property
     def bounding(self) -> bool:
         """Whether it bounds the distance at the input, or the smoothed classifier's."""
-        return self.kind is Kind.EXACT or (self.kind is not Kind.ESTIMATE and self.layer == INPUT)
+        return bounds_input(self.kind, self.layer)
 
     @property
     def answer(self) -> Kind:

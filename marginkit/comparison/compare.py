@@ -28,6 +28,7 @@ from marginkit.comparison.samples import ClassRow, Sample, by_class, notable
 from marginkit.comparison.settings import Settings
 from marginkit.kinds import Kind
 from marginkit.table.attacks import Attacked, attacked
+from marginkit.table.notebook import cell, html_table
 from marginkit.table.reading import read
 from marginkit.table.summary import accuracy
 from marginkit.table.table import MarginTable
@@ -68,6 +69,23 @@ class Comparison:
     left_out: tuple[str, ...]
     flags: tuple[Flag, ...]
     tests: int = 0
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row a column that bounds something."""
+        title = (
+            f"{self.other} (B) against {self.baseline} (A), {self.n} samples, accuracy {self.accuracy[0]:.1%}"
+            f" and {self.accuracy[1]:.1%}"
+        )
+        headings = ("column", "mean A", "mean B", "B - A", "95 % from", "to", "p after Holm")
+        rows = (
+            (
+                r.name,
+                *map(cell, (*r.mean, r.difference, *r.interval)),
+                "same" if r.adjusted is None else cell(r.adjusted),
+            )
+            for r in self.bounding
+        )
+        return html_table(title, headings, rows)
 
     @property
     def bounding(self) -> list[ColumnComparison]:

@@ -11,6 +11,7 @@ from scipy import stats
 
 from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.bootstrap import LEVEL, NORMAL_FROM, resampled_means
+from marginkit.comparison.columns import bounds_input
 from marginkit.comparison.hypothesis_tests import holm
 from marginkit.comparison.radii import both_ends
 from marginkit.comparison.settings import Settings
@@ -18,7 +19,7 @@ from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.table.brackets import Ends, answered, at_input, limit
 from marginkit.table.summary import accuracy
-from marginkit.table.table import Column, MarginTable
+from marginkit.table.table import ENDS, Column, MarginTable
 
 Pair = tuple[float, float]
 RESAMPLES = 4000
@@ -52,6 +53,16 @@ class GroupColumn:
     interval: Pair
     welch: float | None
     adjusted: float | None = None
+
+    @property
+    def bounding(self) -> bool:
+        """As of a column of two tables."""
+        return bounds_input(self.kind, self.layer)
+
+    @property
+    def answer(self) -> Kind:
+        """What its distances are: of `exact`, one end where there are two."""
+        return Kind(self.layer) if self.kind is Kind.EXACT and self.layer in ENDS else self.kind
 
 
 @dataclass(frozen=True)

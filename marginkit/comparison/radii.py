@@ -68,7 +68,7 @@ def both_ends(
     models: Sequence[Ends], radii: Sequence[float] | None
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Of ends that all models have: which, the radius, and whether it is farther [samples, models]."""
-    radii = _quartiles(np.concatenate([m.upper for m in models])) if radii is None else radii
+    radii = round_quartiles(np.concatenate([m.upper for m in models])) if radii is None else radii
     for end, key in (("found", "upper"), ("certified", "lower")):
         if all(m.searched if end == "found" else m.certified for m in models):
             values = np.column_stack([getattr(m, key) for m in models])
@@ -94,7 +94,8 @@ def describe(found: Robust) -> RobustAccuracy:
     )
 
 
-def _quartiles(distances: np.ndarray) -> list[float]:
+def round_quartiles(distances: np.ndarray) -> list[float]:
+    """Round numbers near the quartiles of the positive finite distances; none where there are none."""
     reached = distances[np.isfinite(distances) & (distances > 0)]
     quartiles = np.quantile(reached, [0.25, 0.5, 0.75]) if len(reached) else []
     return sorted({float(f"{q:.1g}") for q in quartiles})

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from marginkit.artifacts import located
 from marginkit.comparison.alignment import Aligned, align
 from marginkit.comparison.compare import Comparison, compare_all
 from marginkit.comparison.flags import Flag, few_samples, table_flags
-from marginkit.comparison.groups import GroupComparison, compare_groups
+from marginkit.comparison.groups import GroupComparison, GroupRobust, compare_groups
+from marginkit.comparison.radii import RobustAccuracy
 from marginkit.comparison.settings import Settings
+from marginkit.comparison.standing import Standing, standings
+from marginkit.table.brackets import ends, norms
 from marginkit.table.reading import read
-from marginkit.table.table import MarginTable
+from marginkit.table.summary import mean
+from marginkit.table.table import MarginTable, names
 
 FORMAT = "marginkit.comparison"
 VERSION = 1
@@ -69,6 +75,23 @@ class Study:
         """
         return self.pairs[0] if len(self.pairs) == 1 else align([*self.tables], [*self.tables.values()])
 
+    @cached_property
+    def standings(self) -> tuple[Standing, ...]:
+        """The few figures that answer the question: norm by norm, the baseline first."""
+        if self.groups:
+            return tuple(_of_groups(self))
+        first = self.pairs[0]
+        models = [self.comparisons[0].baseline, *(c.other for c in self.comparisons)]
+        shared = [norm for norm in first.brackets if all(norm in pair.brackets for pair in self.pairs)]
+        brackets = {
+            norm: [[first.brackets[norm][0]], *([pair.brackets[norm][1]] for pair in self.pairs)]
+            for norm in shared
+        }
+        accuracies = [self.comparisons[0].accuracy[0], *(c.accuracy[1] for c in self.comparisons)]
+        radii = _radii(row for c in self.comparisons for row in c.robust)
+        sizes = [c.n for c in (self.comparisons[0], *self.comparisons)]
+        return tuple(standings(models, sizes, accuracies, brackets, radii))
+
     @property
     def flags(self) -> tuple[Flag, ...]:
         """All doubts, each once."""
@@ -83,10 +106,37 @@ class Study:
         return {
             "format": FORMAT,
             "version": VERSION,
+            "standings": [asdict(standing) for standing in self.standings],
             "comparisons": [asdict(c) for c in self.comparisons],
             "groups": [asdict(c) for c in self.groups],
             "flags": [asdict(flag) for flag in self.flags],
         }
+
+
+def _of_groups(study: Study) -> list[Standing]:
+    """Each group's figures are the means of its models'."""
+    first = study.groups[0]
+    members = {first.baseline: first.files[0]} | {g.other: g.files[1] for g in study.groups}
+    right = {first.baseline: first.accuracy[0]} | {g.other: g.accuracy[1] for g in study.groups}
+    tables = {name: [study.tables[file] for file in files] for name, files in members.items()}
+    every = [table for group in tables.values() for table in group]
+    columns = names(every)
+    brackets = {
+        norm: [[ends(table, norm, columns) for table in group] for group in tables.values()]
+        for norm in norms(every[0], columns)
+    }
+    labels = [f"{name} ({len(files)} models)" for name, files in members.items()]
+    sizes = [g.n for g in (first, *study.groups)]
+    accuracies = [mean(np.array(right[name])) for name in members]
+    return standings(labels, sizes, accuracies, brackets, _radii(r for g in study.groups for r in g.robust))
+
+
+def _radii(robust: Iterable[RobustAccuracy | GroupRobust]) -> dict[str, list[float]]:
+    """By norm, where robust accuracy is told, nearest first."""
+    found: dict[str, set[float]] = {}
+    for row in robust:
+        found.setdefault(row.norm, set()).add(row.radius)
+    return {norm: sorted(radii) for norm, radii in found.items()}
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from marginkit.comparison.standing import of_table
 from marginkit.kinds import Status
 from marginkit.table.attacks import attacked
 from marginkit.table.brackets import closed, ends, norms, unclosed
@@ -32,5 +33,6 @@ def figures(table: MarginTable) -> dict[str, Any]:
             for norm in norms(table, list(columns))
             if (e := ends(table, norm)).certified and e.searched
         },
+        "standings": [asdict(standing) for standing in of_table("model", table)],
         "attacks": [asdict(row) for row in attacked(table)],
     }

@@ -31,6 +31,7 @@ def _digits(spec: str, source: Source) -> Data:
 
 def _torchvision(class_name: str, classes: int) -> Callable[[str, Source], Data]:
     def load_torchvision(spec: str, source: Source) -> Data:
+        """One of torchvision's, from `data_root`; fetched where that is asked for."""
         from torchvision import datasets
 
         which: dict[str, Any] = {"train": source.split == "train"}

@@ -79,6 +79,11 @@ def timm(asked: Request) -> Found:
     library = optional_package("timm", "timm")
     if not library.is_model(asked.name.partition(".")[0]):
         raise UsageError(f"timm has no model {asked.name!r}: see timm.list_models()")
+    if "pretrained" in asked.parsed:
+        raise UsageError(
+            f"timm:{asked.name} takes no option 'pretrained': its weights are the hub's, or those of"
+            " --weights FILE, where torch.save(model.state_dict(), FILE) puts a model's own"
+        )
     with failing(f"timm:{asked.name}"):
         model = library.create_model(asked.name, pretrained=False, **asked.built("num_classes"))
     about = model.pretrained_cfg

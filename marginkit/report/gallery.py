@@ -12,6 +12,8 @@ import numpy as np
 from marginkit.comparison.alignment import Aligned
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.samples import Sample
+from marginkit.report.one_sample import by_method
+from marginkit.report.rows import Rows
 from marginkit.table.brackets import has_end
 from marginkit.table.table import MarginTable
 
@@ -29,10 +31,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """One sample: the clean image, and each model's witness with the change amplified."""
+    """One sample: the clean image, each model's witness with the change amplified, what each method says."""
 
     sample: Sample
     pictures: tuple[Picture, ...]
+    methods: Rows
+
+    @property
+    def anchor(self) -> str:
+        """Where it is in the page, for links from elsewhere."""
+        return f"{self.sample.norm}-{self.sample.why}-{self.sample.index}"
 
 
 def gallery(c: Comparison, pair: Aligned) -> dict[str, list[Exhibit]]:
@@ -44,7 +52,9 @@ def gallery(c: Comparison, pair: Aligned) -> dict[str, list[Exhibit]]:
     for sample in c.samples:
         pictures = tuple(_pictures(sample, pair.tables))
         if len(pictures) > 1:
-            found.setdefault(f"{TITLES[sample.why]}, {sample.norm}", []).append(Exhibit(sample, pictures))
+            found.setdefault(f"{TITLES[sample.why]}, {sample.norm}", []).append(
+                Exhibit(sample, pictures, by_method(sample, pair.tables))
+            )
     return found
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from marginkit.comparison.compare import Comparison
 from marginkit.comparison.study import Study
 from marginkit.files.atomic import replacing
 from marginkit.report import rows as of
+from marginkit.report.answer import LETTERS, Answer
 from marginkit.report.charts import Chart, of_comparison, of_study
 from marginkit.report.drawing import script, theme
-from marginkit.report.gallery import gallery
+from marginkit.report.gallery import Exhibit, gallery
 from marginkit.report.words import group_sentences, sentences, verdict
 from marginkit.versions import versions
 
@@ -57,6 +60,9 @@ def page(study: Study) -> str:
 
 def _content(study: Study, place: Any) -> dict[str, Any]:
     return {
+        "summary": of.of_standings(study.standings, _lettered(study)),
+        "verified": of.of_verified(study.standings),
+        "answer": Answer.of_study(study),
         "verdict": verdict(study.comparisons) if study.comparisons else "",
         "flags": study.flags,
         "overall": [place(chart) for chart in of_study(study)],
@@ -67,8 +73,9 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
                 "sentences": list(sentences(c)),
                 "charts": [place(chart) for chart in of_comparison(c, pair)],
                 "tables": list(of.of_comparison(c)),
-                "long": [*of.in_depth(c), *([shown] if (shown := of.of_samples(c)).rows else [])],
-                "gallery": gallery(c, pair),
+                "long": [*of.in_depth(c), *([rows] if (rows := of.of_samples(c)).rows else [])],
+                "gallery": (shown := gallery(c, pair)),
+                "links": _links(c, shown),
             }
             for c, pair in zip(study.comparisons, study.pairs, strict=True)
         ],
@@ -81,6 +88,20 @@ def _content(study: Study, place: Any) -> dict[str, Any]:
         },
         "made_by": f"marginkit {versions()['marginkit']}",
     }
+
+
+def _lettered(study: Study) -> list[str]:
+    """The models' names after their letters, as the terminal has them."""
+    models = list(dict.fromkeys(s.model for s in study.standings))
+    return [f"{LETTERS[models.index(s.model) % 26]} {s.model}" for s in study.standings]
+
+
+def _links(c: Comparison, shown: Mapping[str, Sequence[Exhibit]]) -> list[str]:
+    """For each sample of the table of samples, where its pictures are; empty where it has none."""
+    there = {
+        (e.sample.norm, e.sample.why, e.sample.index): e.anchor for found in shown.values() for e in found
+    }
+    return [there.get((s.norm, s.why, s.index), "") for s in c.samples]
 
 
 def _source(environment: Environment, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from marginkit.comparison.study import Study
@@ -16,8 +17,10 @@ SIZE = {"width": 420, "height": 280}
 SCALE = 2.5  # of PNG: 180 dots an inch at Vega's 72
 
 
-def write(study: Study, folder: Path, overwrite: bool = False) -> list[Path]:
-    """Writes them all into the folder, which is made where missing; returns the files.
+def write(
+    study: Study, folder: Path, overwrite: bool = False, suffixes: Sequence[str] = ("svg", "png", "pdf")
+) -> list[Path]:
+    """Writes them all, in these forms, into the folder, which is made where missing; returns the files.
 
     Raises:
         MarginkitError: a file is there already, or the folder can't be made.
@@ -31,14 +34,20 @@ def write(study: Study, folder: Path, overwrite: bool = False) -> list[Path]:
     for name, chart in _named(study):
         spec = json.dumps({**chart.spec, **SIZE, "config": {**theme("light"), "background": "white"}})
         svg = draw.vegalite_to_svg(spec)
-        forms = {"svg": svg.encode(), "png": draw.svg_to_png(svg, scale=SCALE), "pdf": draw.svg_to_pdf(svg)}
-        for suffix, content in forms.items():
+        for suffix in suffixes:
             path = folder / f"{name}.{suffix}"
             require_absent(path, overwrite)
             with replacing(path) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_bytes(_drawn(svg, suffix))
             done.append(path)
     return done
+
+
+def _drawn(svg: str, suffix: str) -> bytes:
+    if suffix == "svg":
+        return svg.encode()
+    draw = library()
+    return bytes(draw.svg_to_png(svg, scale=SCALE) if suffix == "png" else draw.svg_to_pdf(svg))
 
 
 def _named(study: Study) -> list[tuple[str, Chart]]:

@@ -1,4 +1,4 @@
-"""What goes to a terminal: at most 80 columns wide, and readable without colour."""
+"""What a terminal shows of everything: as wide as it is, and readable without colour."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 from rich.console import RenderableType
-from rich.table import Table
 
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.flags import Flag, table_flags
 from marginkit.comparison.groups import GroupComparison
 from marginkit.comparison.summary import figures
-from marginkit.files.untrusted import printable
 from marginkit.kinds import Status
 from marginkit.report import rows as of
 from marginkit.report.rows import Rows, number, of_groups
+from marginkit.report.sheet import Sheet
 from marginkit.table.table import Column, MarginTable
 
 
@@ -71,7 +70,7 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     ]
     yield f"{found['n']} samples, accuracy {found['accuracy']:.2%}"
     headings = ("column", "kind", "median", "ok", "misclassified", "exhausted")
-    yield _table(Rows("", "", headings, tuple(rows)))
+    yield Sheet(Rows("", "", headings, tuple(rows)))
     yield from _shown(of.of_attacks(table))
     yield from _shown(of.of_brackets(table))
     yield from filter(None, map(_others, table.columns))
@@ -120,13 +119,4 @@ def _shown(rows: Rows) -> Iterator[RenderableType]:
         yield rows.title
         if rows.note:
             yield f"({rows.note})"
-        yield _table(rows)
-
-
-def _table(rows: Rows) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, heading in enumerate(rows.headings):
-        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold")
-    for row in rows.rows:
-        table.add_row(*map(printable, row))
-    return table
+        yield Sheet(rows)

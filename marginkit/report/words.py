@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import TypeVar
 
 from marginkit.comparison.columns import ColumnComparison
 from marginkit.comparison.compare import Comparison
@@ -10,6 +12,7 @@ from marginkit.comparison.groups import GroupColumn, GroupComparison
 from marginkit.kinds import Kind
 from marginkit.report.rows import interval, number, p_value
 
+C = TypeVar("C", ColumnComparison, GroupColumn)
 SIGNIFICANT = 0.05
 WHAT = {
     Kind.UPPER: "distances",
@@ -35,37 +38,69 @@ def sentences(c: Comparison) -> Iterator[str]:
     yield TWO_CHECKPOINTS
 
 
-def _column(row: ColumnComparison) -> str:
-    if row.silent:
-        models = " and ".join(row.silent)
-        return f"{row.name}: nothing is compared, the method has no answer for any sample of {models}."
-    if not row.n:
-        return f"{row.name}: no sample has a number in both."
-    if row.wilcoxon is None:
-        unknown = ", as far as searches found any" if row.extremes[0] < row.extremes[1] else ""
-        return f"{row.name}: the two models' distances are identical{unknown}."
+class Judgement(StrEnum):
+    """What the statistics allow to be said of two models' distances, the other's against the baseline's."""
+
+    SILENT = "silent"
+    NOTHING = "nothing"
+    IDENTICAL = "identical"
+    EQUAL = "practically equal"
+    UNESTABLISHED = "unestablished"
+    INSIGNIFICANT = "insignificant"
+    LARGER = "larger"
+    SMALLER = "smaller"
+
+
+def judged(row: ColumnComparison) -> Judgement:
+    """The interval and the adjusted p must both speak for a difference."""
     low, high = row.interval
-    means = f"{number(row.mean[0])} for A, {number(row.mean[1])} for B"
+    if row.silent:
+        return Judgement.SILENT
+    if not row.n:
+        return Judgement.NOTHING
+    if row.wilcoxon is None:
+        return Judgement.IDENTICAL
     if row.rope and -row.rope < low <= high < row.rope:
-        return (
-            f"{row.name}: practically equal (mean distance {means}; the interval {interval(row.interval)}"
-            f" lies within {number(row.rope)} of 0)."
-        )
+        return Judgement.EQUAL
     if low <= 0 <= high:
-        return (
-            f"{row.name}: no difference is established (mean distance {means}; the interval"
-            f" {interval(row.interval)} holds 0)."
-        )
+        return Judgement.UNESTABLISHED
     if not _significant(row.adjusted):
-        return (
-            f"{row.name}: no difference is established (mean distance {means}; after Holm's adjustment"
-            f" p = {p_value(row.adjusted)})."
-        )
-    verb = "larger" if low > 0 else "smaller"
-    share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
-    won = f"farther on {row.wins} of {row.n} samples"
-    unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
-    return f"{row.name}: B's {WHAT[row.answer]} are {verb} on average: {means}{share}; {won}{unsure}."
+        return Judgement.INSIGNIFICANT
+    return Judgement.LARGER if low > 0 else Judgement.SMALLER
+
+
+def _column(row: ColumnComparison) -> str:
+    means = f"{number(row.mean[0])} for A, {number(row.mean[1])} for B"
+    within = interval(row.interval)
+    match judged(row):
+        case Judgement.SILENT:
+            models = " and ".join(row.silent)
+            return f"{row.name}: nothing is compared, the method has no answer for any sample of {models}."
+        case Judgement.NOTHING:
+            return f"{row.name}: no sample has a number in both."
+        case Judgement.IDENTICAL:
+            unknown = ", as far as searches found any" if row.extremes[0] < row.extremes[1] else ""
+            return f"{row.name}: the two models' distances are identical{unknown}."
+        case Judgement.EQUAL:
+            return (
+                f"{row.name}: practically equal (mean distance {means}; the interval {within}"
+                f" lies within {number(row.rope)} of 0)."
+            )
+        case Judgement.UNESTABLISHED:
+            return (
+                f"{row.name}: no difference is established (mean distance {means}; the interval"
+                f" {within} holds 0)."
+            )
+        case Judgement.INSIGNIFICANT:
+            return (
+                f"{row.name}: no difference is established (mean distance {means}; after Holm's adjustment"
+                f" p = {p_value(row.adjusted)})."
+            )
+        case verb:
+            share = f" ({row.difference / row.mean[0]:+.0%})" if row.mean[0] > 0 else ""
+            won = f"farther on {row.wins} of {row.n} samples"
+            unsure = ", unless what exhausted searches missed turns it round" if _undecided(row) else ""
+            return f"{row.name}: B's {WHAT[row.answer]} are {verb} on average: {means}{share}; {won}{unsure}."
 
 
 def _undecided(row: ColumnComparison) -> bool:
@@ -75,6 +110,42 @@ def _undecided(row: ColumnComparison) -> bool:
 
 def _significant(p: float | None) -> bool:
     return p is not None and p < SIGNIFICANT
+
+
+def strongest(columns: Sequence[C], norm: str) -> C | None:
+    """The column that says most of a norm's distances: the nearest search, else the best proof."""
+    there = [row for row in columns if row.norm == norm and row.n and row.bounding]
+    found = [row for row in there if row.answer in (Kind.UPPER, Kind.EXACT)]
+    proved = [row for row in there if row.answer is Kind.LOWER]
+    if found:
+        return min(found, key=lambda row: sum(row.mean))
+    return max(proved, key=lambda row: sum(row.mean), default=None)
+
+
+def in_short(c: Comparison, norm: str, letter: str = "B") -> str:
+    """What is to be said of the difference in a norm, in a line; empty where nothing is compared."""
+    row = strongest(c.columns, norm)
+    if row is None:
+        return ""
+    what = f"{letter}'s {WHAT[row.answer]}"
+    sure = f"(95 %: {number(row.interval[0], 3)} to {number(row.interval[1], 3)})"
+    match judged(row):
+        case Judgement.LARGER | Judgement.SMALLER as found:
+            low, high = sorted(map(abs, row.interval))
+            by = f"{number(abs(row.difference), 3)} (95 %: {number(low, 3)} to {number(high, 3)})"
+            return f"{norm}: {what} are {found} than A's by {by}."
+        case Judgement.EQUAL:
+            return f"{norm}: {what} and A's are practically equal {sure}."
+        case Judgement.IDENTICAL:
+            return f"{norm}: {what} and A's are identical."
+        case _:
+            return f"{norm}: no difference between {letter} and A is established {sure}."
+
+
+def group_in_short(c: GroupComparison, norm: str) -> str:
+    """The same of two groups, by the sentence of the strongest column."""
+    row = strongest(c.columns, norm)
+    return _group_column(row, c) if row else ""
 
 
 def group_sentences(c: GroupComparison) -> Iterator[str]:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from marginkit.table.table import MarginTable
+
+@runtime_checkable
+class Classified(Protocol):
+    """What has labels and predictions."""
+
+    @property
+    def label(self) -> np.ndarray:
+        """The classes."""
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The model's."""
 
 
 def mean(values: np.ndarray) -> float:
@@ -24,6 +34,6 @@ def median(values: np.ndarray) -> float:
     return float(middle[0] if middle[0] == middle[1] else (middle[0] + middle[1]) / 2)
 
 
-def accuracy(table: MarginTable, members: np.ndarray | slice = slice(None)) -> float:
+def accuracy(table: Classified, members: np.ndarray | slice = slice(None)) -> float:
     """The share of samples, all or these, that are classified as their label; NaN of none."""
     return mean(table.predicted[members] == table.label[members])

@@ -10,8 +10,10 @@ import numpy as np
 
 from marginkit.errors import MarginkitError
 from marginkit.kinds import INPUT, Kind, Status
+from marginkit.table.notebook import cell, html_table
 from marginkit.table.provenance import Provenance
 from marginkit.table.schema import Role, combined, per_sample, per_sample_fields, present
+from marginkit.table.summary import accuracy, median
 
 if TYPE_CHECKING:
     import pandas
@@ -109,6 +111,15 @@ class MarginTable:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a row a column, with its median distance and on how many samples it is OK."""
+        rows = (
+            (c.name, str(c.kind), cell(median(c.distance)), str(int((c.status == Status.OK).sum())))
+            for c in self.columns
+        )
+        title = f"{len(self)} samples, accuracy {accuracy(self):.1%}"
+        return html_table(title, ("column", "kind", "median distance", "ok"), rows)
 
     def __getitem__(self, name: str) -> Column:
         """The column of that name."""

@@ -13,6 +13,7 @@ from marginkit.table.brackets import Ends, robust
 
 POINTS = 160
 RANKS = 300
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"]
 
 
 def robust_accuracy(norm: str, found: Mapping[str, Ends]) -> Chart:
@@ -39,8 +40,33 @@ def robust_accuracy(norm: str, found: Mapping[str, Ends]) -> Chart:
     if "pessimistic" in ends:
         layers.append(_line(radius, {**share, "field": "pessimistic"}, colour, [2, 3]))
         caption += " Dotted: exhausted searches counted as broken beyond what is sure."
+    layers.append(_told_apart(radius, share, colour, radii, shares["upper"], list(found)))
     layers.append(_all_models_at(radius, radii, shares, ends, list(found)))
     return chart(f"robust-accuracy-{norm}", f"Robust accuracy, {norm}", caption, data, layers)
+
+
+def _told_apart(
+    radius: Spec,
+    share: Spec,
+    colour: Spec,
+    radii: np.ndarray,
+    shares: Sequence[np.ndarray],
+    models: Sequence[str],
+) -> Spec:
+    """Every model's own shape on its line, here and there: colours are not needed, nor seen by everybody."""
+    at = [np.arange(4 + 6 * i, POINTS, 24) for i in range(len(models))]
+    data: dict[str, Any] = {
+        "model": [name for name, chosen in zip(models, at, strict=True) for _ in chosen],
+        "radius": np.concatenate([radii[chosen] for chosen in at]),
+        "upper": np.concatenate([each[chosen] for each, chosen in zip(shares, at, strict=True)]),
+    }
+    shape = {key: value for key, value in colour.items() if key != "scale"}
+    shape["scale"] = {"domain": list(models), "range": SHAPES}
+    return {
+        "data": table(data),
+        "mark": {"type": "point", "filled": True, "size": 60, "opacity": 1},
+        "encoding": {"x": radius, "y": share, "color": colour, "shape": shape},
+    }
 
 
 def _all_models_at(

@@ -1,0 +1,5 @@
+"""`python -m marginkit` is the command `marginkit`."""
+
+from marginkit_cli.main import main
+
+main(prog_name="marginkit")
