@@ -49,6 +49,7 @@ def tighten(
     from marginkit.comparison.summary import figures
     from marginkit.data.dataset import Source
     from marginkit.files.atomic import require_absent
+    from marginkit.artifacts import located
     from marginkit.measurement.tighten import tighten_file
     from marginkit.report import Answer, summary
 
@@ -56,7 +57,7 @@ def tighten(
         require_absent(out, overwrite)
     source = Source(root=data_root, image_size=image_size)
     with bars(quiet) as on_event:
-        found = tighten_file(table, model, seconds, out, source=source, on_event=on_event)
+        found = tighten_file(table, located(model, ".pt"), seconds, out, source=source, on_event=on_event)
     run = found.provenance.tightened[-1]
     write_json({"table": str(out or table), **run.plain(), **figures(found)}, json_file)
     text = [*summary(found)] if details or verbose else []

@@ -57,7 +57,7 @@ class Robust:
 
 
 def at_radii(norm: str, both: Sequence[Ends], radii: Sequence[float] | None) -> list[Robust]:
-    """By both ends that both models have; at round numbers near the quartiles of the distances by default."""
+    """By both ends that both models have; by default at `usual_radii`."""
     return [
         Robust(norm, radius, end, beyond[:, 0], beyond[:, 1])
         for end, radius, beyond in both_ends(both, radii)
@@ -68,7 +68,7 @@ def both_ends(
     models: Sequence[Ends], radii: Sequence[float] | None
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Of ends that all models have: which, the radius, and whether it is farther [samples, models]."""
-    radii = round_quartiles(np.concatenate([m.upper for m in models])) if radii is None else radii
+    radii = usual_radii(models, [m.upper for m in models]) if radii is None else radii
     for end, key in (("found", "upper"), ("certified", "lower")):
         if all(m.searched if end == "found" else m.certified for m in models):
             values = np.column_stack([getattr(m, key) for m in models])
@@ -92,6 +92,12 @@ def describe(found: Robust) -> RobustAccuracy:
         only_other=second,
         mcnemar=p,
     )
+
+
+def usual_radii(models: Sequence[Ends], distances: Sequence[np.ndarray]) -> list[float]:
+    """Those at which a method was asked to decide, else round numbers near the quartiles."""
+    asked = sorted({radius for model in models for radius in model.radii})
+    return asked or round_quartiles(np.concatenate(distances))
 
 
 def round_quartiles(distances: np.ndarray) -> list[float]:

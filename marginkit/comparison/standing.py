@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from marginkit.comparison.radii import round_quartiles
+from marginkit.comparison.radii import usual_radii
 from marginkit.table.brackets import Ends, ends, norms, robust
 from marginkit.table.summary import accuracy, mean, median
 from marginkit.table.table import MarginTable
@@ -83,7 +83,7 @@ def standings(
     found = []
     for norm, groups in brackets.items():
         every = [e for group in groups for e in group]
-        given = (radii or {}).get(norm) or round_quartiles(np.concatenate([_distances(e) for e in every]))
+        given = (radii or {}).get(norm) or usual_radii(every, [_distances(e) for e in every])
         reach = _reach(every)
         for name, n, right, group in zip(models, sizes, accuracies, groups, strict=True):
             found.append(_standing(name, norm, n, right, group, sorted({*given[:1], *given[-1:]}), reach))

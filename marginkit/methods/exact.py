@@ -28,6 +28,7 @@ from marginkit.methods.certify.certificate import ROUNDING
 from marginkit.norms import L2, Vectors
 from marginkit.types import Bracket, Threat
 
+MATRICES = 0.5  # of the time
 Narrow = Callable[[Tensor, tuple[float, float], float], tuple[float, Tensor]]
 
 
@@ -134,15 +135,31 @@ class Exact:
                 around = network.around(origin.reshape(1, -1))
                 space = Relaxation(around, int(label), threat.norm, (low, high))
                 undecided = int(space.root(label, float(upper[i])).undecided.sum())
-                jobs[i] = undecided, partial(self._searched, space, origin)
+                jobs[i] = undecided, partial(self._searched, space, model, graph, origin, label, threat)
         end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
         for i in sorted(jobs, key=lambda i: jobs[i][0]):
             yield i, jobs[i][1], min(end, time.monotonic() + self.time_limit)
 
     def _searched(
-        self, space: Relaxation, x: Tensor, witness: Tensor, known: tuple[float, float], deadline: float
+        self,
+        space: Relaxation,
+        model: nn.Module,
+        graph: Graph,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        witness: Tensor,
+        known: tuple[float, float],
+        deadline: float,
     ) -> tuple[float, Tensor]:
-        """By the network as matrices."""
-        step = solve if self.solver == "milp" else search
-        proved, moved = step(space, (witness - x).reshape(-1), self.tolerance, deadline, known)
-        return proved, (x.reshape(1, -1) + moved).view_as(x)
+        """By the network as matrices; what that does not close by deciding balls."""
+        now, displacement = time.monotonic(), (witness - x).reshape(-1)
+        if self.solver == "milp":
+            proved, moved = solve(space, displacement, self.tolerance, deadline, known)
+            return proved, x + moved.view_as(x)
+        first = now + MATRICES * (deadline - now)
+        proved, moved = search(space, displacement, self.tolerance, first, known)
+        lower, upper = max(known[0], proved), min(known[1], float(threat.norm.length(moved[None])))
+        return grown(
+            model, graph, x, y, threat, self.tolerance, x + moved.view_as(x), (lower, upper), deadline
+        )

@@ -22,6 +22,8 @@ from marginkit.methods.nearest import Nearest
 from marginkit.norms import Vectors
 from marginkit.types import Bracket, Threat
 
+BEYOND = 1e-6  # of a radius: what is proved reaches a hair farther, so that the distance is larger than it
+
 
 @dataclass(frozen=True)
 class Verify:
@@ -29,9 +31,9 @@ class Verify:
 
     First a search, by more effort where the proof fails; then one proof by linear bounds; then branch and
     bound (Wang et al., arXiv 2103.06624), which also attacks. The lower end is the largest radius that was
-    proved, the upper one the nearest adversarial input that was found: both hold, and are not meant to meet.
-    Status OK where no radius lies between them, TIMEOUT where one does. Both ends are those of the float64
-    copy of the model.
+    proved, and a millionth more; the upper one the nearest adversarial input that was found: both hold, and
+    are not meant to meet. Status OK where no radius lies between them, TIMEOUT where one does. Both ends are
+    those of the float64 copy of the model.
 
     Attributes:
         radii: in the norm's units.
@@ -88,8 +90,7 @@ class Verify:
     def _next(self, found: Bracket) -> Tensor:
         """Each sample's smallest radius that is neither proved nor attacked; inf where there is none."""
         radii = torch.tensor(sorted(self.radii), dtype=torch.float64)
-        proved = found.lower.unsqueeze(1) >= radii * (1 - ROUNDING)
-        between = ~proved & (found.upper.unsqueeze(1) > radii)
+        between = (found.lower.unsqueeze(1) <= radii) & (found.upper.unsqueeze(1) > radii)
         return torch.where(between, radii, torch.inf).amin(1)
 
     def _proved(
@@ -101,9 +102,10 @@ class Verify:
             radius = self._next(replace(found, lower=lower))[rows]
             rows, radius = rows[radius < torch.inf], radius[radius < torch.inf]
             if len(rows):
-                holds = Crown().proves(graph, x[rows], y[rows], threat, radius)
-                rows, radius = rows[holds], radius[holds]
-                lower[rows] = radius
+                farther = (1 + BEYOND) * radius
+                holds = Crown().proves(graph, x[rows], y[rows], threat, farther)
+                rows = rows[holds]
+                lower[rows] = farther[holds] * (1 - ROUNDING)
         return replace(found, lower=lower)
 
     def _branched(
@@ -126,12 +128,13 @@ class Verify:
             while (radius := float(self._next(replace(found, lower=lower, upper=upper))[i])) < torch.inf:
                 if time.monotonic() >= deadline:
                     break
-                answer = decide(model, graph, x[row], y[row], threat, radius, deadline)
+                farther = (1 + BEYOND) * radius
+                answer = decide(model, graph, x[row], y[row], threat, farther, deadline)
                 if answer.witness is not None:
                     witness[row] = answer.witness
                     upper[i] = radius
                 elif answer.proved:
-                    lower[i] = radius
+                    lower[i] = farther * (1 - ROUNDING)
                 else:
                     break
         shown = nearer(found, verified(model, x, y, threat, witness))

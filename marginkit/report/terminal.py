@@ -11,11 +11,13 @@ from rich.console import RenderableType
 from marginkit.comparison.compare import Comparison
 from marginkit.comparison.flags import Flag, table_flags
 from marginkit.comparison.groups import GroupComparison
+from marginkit.comparison.standing import of_table
 from marginkit.comparison.summary import figures
 from marginkit.kinds import Status
 from marginkit.report import rows as of
 from marginkit.report.rows import Rows, number, of_groups
 from marginkit.report.sheet import Sheet
+from marginkit.table.brackets import DECIDED
 from marginkit.table.table import Column, MarginTable
 
 
@@ -73,6 +75,8 @@ def summary(table: MarginTable) -> Iterator[RenderableType]:
     yield Sheet(Rows("", "", headings, tuple(rows)))
     yield from _shown(of.of_attacks(table))
     yield from _shown(of.of_brackets(table))
+    if any(DECIDED in column.options for column in table.columns):
+        yield from _shown(of.of_verified(of_table("model", table)))
     yield from filter(None, map(_others, table.columns))
     if lost := int((table.predicted < 0).sum()):
         yield f"on {lost} samples the model's scores are NaN or infinite"

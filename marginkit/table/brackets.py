@@ -12,6 +12,7 @@ from marginkit.table.summary import median
 from marginkit.table.table import ENDS, Column, MarginTable
 
 LIMIT = "eps"  # the option that says how far an attack looks: its radii
+DECIDED = "radii"  # the option of a method that decides at radii
 SILENT = (Status.UNSUPPORTED, Status.FAILED, Status.NONFINITE)  # the method has said nothing
 CLOSED = 1.01e-5  # brackets no wider than this share of their upper end are closed: `exact` stops at 1e-5
 ROUNDING = 1e-6  # share by which a proved distance may exceed one found
@@ -27,6 +28,7 @@ class Ends:
         pessimistic: `upper`, but where every search failed what is sure: the limit up to which it looked
             where it has one, else `lower`.
         searched, certified: whether any column speaks of that end, and has answered.
+        radii: at which a method was asked to decide, smallest first.
     """
 
     lower: np.ndarray
@@ -34,6 +36,7 @@ class Ends:
     pessimistic: np.ndarray
     searched: bool
     certified: bool
+    radii: tuple[float, ...] = ()
 
 
 def has_end(column: Column, end: str) -> bool:
@@ -84,7 +87,9 @@ def ends(table: MarginTable, norm: str, among: Iterable[str] | None = None) -> E
     upper = np.min([_known(c, np.inf) for c in uppers], axis=0) if uppers else np.full(len(table), np.inf)
     looked = max((limit(c) or 0.0 for c in uppers), default=0.0)
     sure = np.maximum(lower, looked)
-    return Ends(lower, upper, np.where(np.isinf(upper), sure, upper), bool(uppers), bool(lowers))
+    radii = sorted({float(r) for c in columns for r in np.atleast_1d(c.options.get(DECIDED, []))})
+    pessimistic = np.where(np.isinf(upper), sure, upper)
+    return Ends(lower, upper, pessimistic, bool(uppers), bool(lowers), tuple(radii))
 
 
 def norms(table: MarginTable, among: Iterable[str]) -> list[str]:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from marginkit.activations import evaluating
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.ball_ascent import Enclosure
+from marginkit.bounds.linear.ball_parts import lowest
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, proved, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
@@ -26,7 +28,7 @@ from marginkit.norms import L2
 from marginkit.types import Threat
 
 FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
-HIDDEN = 5  # for each hidden unit
+HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
 BATCH = 32  # parts that are halved at a time
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
@@ -64,11 +66,13 @@ def decide(
     scores = graph(x)
     rival = rivals(scores, y, None)
     ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
-    propagation = Propagation("crown", stretches=own_stretches(graph, L2) if threat.norm is L2 else None)
-    intervals = propagation.intervals(graph, ball)
+    balls = None
+    if threat.norm is L2:
+        balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
+    intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
     attack = Attack(model, x, y, threat, radius, rival[0])
-    return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline).decide()
+    return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls).decide()
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +113,14 @@ class AtRadius:
         lost: what rounding may cost each of these [k].
         attack: looks for adversarial inputs.
         deadline: by `time.monotonic`.
+        balls: in L2, around every node's values.
     """
 
     relaxed: Relaxed
     lost: Float[Tensor, "k"]
     attack: Attack
     deadline: float
+    balls: Enclosure | None = None
     witness: Tensor | None = None
     parts: int = 0
 
@@ -140,7 +146,11 @@ class AtRadius:
         lost = self.lost[parts.rival]
         parts, _ = network.single.climbed(parts, steps, float(2 * self.lost.amax()))
         planes = proved(network.relaxed, parts)
-        left = (~(planes.value > lost)).nonzero().squeeze(1)
+        value = planes.value
+        if self.balls is not None:
+            value = value.maximum(lowest(network.relaxed, self.balls, parts, CLIMBS) - lost)
+            parts = replace(parts, bound=value.to(parts.bound))
+        left = (~(value > lost)).nonzero().squeeze(1)
         parts, planes, lost = parts[left], planes[left], lost[left]
         if len(left):
             worst = planes.value.argsort()

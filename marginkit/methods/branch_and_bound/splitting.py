@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.relaxations import LinearRelaxation
-from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.linear.relaxed import Planes, Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
 CANDIDATES = 8  # units of which both halves are looked at before one is split
@@ -26,21 +26,20 @@ def split(relaxed: Relaxed, parts: Subdomains) -> Subdomains:
     if not relaxed.units or not len(parts):
         return parts
     lines = relaxed.lines(parts, parts.alpha)
-    score, best = _error(relaxed, parts, lines).topk(min(CANDIDATES, relaxed.units), dim=1)
+    planes = relaxed.planes(parts, lines, parts.beta)
+    score, best = _error(relaxed, parts, lines, planes).topk(min(CANDIDATES, relaxed.units), dim=1)
     tried = Subdomains.join([replace(parts, pick=column) for column in best.T])
     halves = relaxed.halves(tried)
     bound = relaxed.planes(halves, relaxed.lines(halves, halves.alpha), halves.beta).value
-    rise = (torch.maximum(bound, halves.bound).clamp(max=0) - tried.bound.clamp(max=0).repeat(2)).clamp(
-        min=TINY
-    )
+    before = planes.value.clamp(max=0).repeat(2 * best.shape[1])
+    rise = (bound.clamp(max=0) - before).clamp(min=TINY)
     worth = rise.view(2, best.shape[1], len(parts)).prod(0).masked_fill(score.T <= 0, -1)
     pick = best.gather(1, worth.argmax(0).unsqueeze(1)).squeeze(1)
     return replace(parts, pick=torch.where(score[:, 0] <= 0, -1, pick))
 
 
-def _error(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation) -> Tensor:
+def _error(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, planes: Planes) -> Tensor:
     """How much each undecided unit's line costs the bound [m, units]; 0 where it costs nothing."""
-    planes = relaxed.planes(parts, lines, parts.beta)
     inside = torch.maximum(torch.minimum(planes.before, parts.high), parts.low)
     values = torch.cat(
         [inside[:, :0], *(units.op(inside[:, units.place]) for units in relaxed.undecided.values())], 1
