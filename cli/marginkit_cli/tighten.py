@@ -46,10 +46,10 @@ def tighten(
     Both ends go into the columns exact.NORM.lower and exact.NORM.upper. The file is replaced whole, every
     half minute and at the end; run it again to go on.
     """
+    from marginkit.artifacts import located
     from marginkit.comparison.summary import figures
     from marginkit.data.dataset import Source
     from marginkit.files.atomic import require_absent
-    from marginkit.artifacts import located
     from marginkit.measurement.tighten import tighten_file
     from marginkit.report import Answer, summary
 
