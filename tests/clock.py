@@ -7,6 +7,10 @@ PLACES = tuple(
     for place in (
         "measurement.tighten",
         "methods.exact",
+        "methods.verify",
+        "bounds.linear.hidden",
+        "methods.branch_and_bound.at_radius",
+        "methods.branch_and_bound.growing",
         "methods.branch_and_bound.anytime",
         "methods.branch_and_bound.best_first",
         "methods.branch_and_bound.milp",

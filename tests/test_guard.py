@@ -32,6 +32,8 @@ FAST: dict[str, dict] = {
     "pgd": {"steps": 4, "rounds": 3},
     "nearest": {"effort": "fast"},
     "crown": {"climbs": 0},
+    "exact": {"time_limit": 0.1},
+    "verify": {"time_limit": 0.1},
     "fixed_pgd": {"steps": 4},
     "bim": {"steps": 4},
     "smoothing": {"n0": 10, "n": 30},

@@ -18,7 +18,7 @@ from marginkit.methods.first_order import FirstOrder
 from marginkit.norms import L2
 from marginkit.types import Estimate, Threat
 
-AT_RADII = [name for name, method in METHODS.items() if hasattr(method, "eps")]
+AT_RADII = [name for name, method in METHODS.items() if hasattr(method, "eps") or hasattr(method, "radii")]
 # Smoothing is about another classifier: test_smoothing.py.
 ABOUT_IT = [name for name, method in METHODS.items() if method.kind is not Kind.SMOOTHED]
 MEASURES = [name for name in ABOUT_IT if name not in AT_RADII]

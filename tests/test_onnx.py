@@ -60,7 +60,17 @@ def test_a_file_has_the_distances_of_the_network_that_it_was_written_from(networ
 def test_the_command_measures_a_file(network, tmp_path):
     write(tmp_path / "net.onnx", *mlp(network))
     asked = ["measure", "--model", str(tmp_path / "net.onnx"), "--dataset", "digits", "--first", "4"]
-    asked += ["--methods", "first_order", "--norms", "linf", "--checks", "0", "--out", str(tmp_path / "m.h5")]
+    asked += [
+        "--methods",
+        "first_order",
+        "--norms",
+        "linf",
+        "--checks",
+        "0",
+        "--details",
+        "--out",
+        str(tmp_path / "m.h5"),
+    ]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 0, result.output
     assert "first_order.linf" in result.output

@@ -16,7 +16,7 @@ from marginkit.errors import IncompatibleError, MarginkitError
 from marginkit.kinds import Status
 from marginkit.measurement import tighten as module
 from marginkit.measurement.tighten import tighten, tighten_file
-from marginkit.methods import exact
+from marginkit.methods.branch_and_bound import closing
 from marginkit.methods.branch_and_bound import start as known
 from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
@@ -76,7 +76,7 @@ def test_measuring_exact_into_a_file_starts_from_what_it_knows(measured, model, 
     digits, methods = load("digits"), {"nearest": Nearest("fast"), "crown": Crown()}
     about = {"limit": 6, "batch_size": 4, "witnesses": True, "out": tmp_path / "a.h5"}
     measure(model, digits, methods, ["linf"], **about)
-    for place in (known, exact):
+    for place in (known, closing):
         monkeypatch.setattr(place, "Nearest", None)
     measure(model, digits, {"exact": Exact(time_limit=600.0)}, ["linf"], resume=True, **about)
     found = read(tmp_path / "a.h5")

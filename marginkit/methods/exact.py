@@ -138,7 +138,9 @@ class Exact:
                 jobs[i] = undecided, partial(self._searched, space, model, graph, origin, label, threat)
         end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
         for i in sorted(jobs, key=lambda i: jobs[i][0]):
-            yield i, jobs[i][1], min(end, time.monotonic() + self.time_limit)
+            if (now := time.monotonic()) >= end:
+                return
+            yield i, jobs[i][1], min(end, now + self.time_limit)
 
     def _searched(
         self,

@@ -170,11 +170,12 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
     """
     intervals, found, kept = outwards(relaxed.intervals), list[tuple[int, Tensor, Planes]](), 0
     single = relaxed.single()
+    late = False
     for j in relaxed.undecided:
         i = relaxed.graph.nodes[j].inputs[0]
         climb = 0 if relaxed.graph.nodes[i].affine else steps
         for index in torch.split(_bent(relaxed, intervals[i], j), GROUP):
-            if not len(index) or time.monotonic() >= deadline:
+            if late or not len(index) or (late := time.monotonic() >= deadline):
                 break
             planes = _bounds(relaxed, single, intervals, i, index, climb)
             intervals[i] = _met(intervals[i], index, planes.value)
