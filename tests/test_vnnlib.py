@@ -16,7 +16,7 @@ from quickly import measure
 from torch import nn
 
 from marginkit.data.boxes import cube
-from marginkit.data.dataset import Source
+from marginkit.data.dataset import Properties, Source
 from marginkit.data.sources import load
 from marginkit.data.vnnlib import read_instance
 from marginkit.errors import MarginkitError, UsageError
@@ -193,6 +193,11 @@ class Line(nn.Module):
         return torch.cat([x[:, :1], -x[:, :1], -9 - 0 * x[:, :1]], 1)
 
 
+def test_radii_that_differ_by_rounding_are_one():
+    apart = Properties(("a", "b", "c"), (0.1, 0.1, 0.2), (0.1000000001, 0.1, 0.2))
+    assert apart.radii == (0.1000000001, 0.2)
+
+
 def test_answers_follow_from_what_is_proved_and_found(tmp_path):
     for name, radius in (("holds", 0.29), ("open", 0.3), ("violated", 0.31)):
         saved(tmp_path, text(*around([0.3, 0.1], radius, (-9, 9)), 0), f"{name}.vnnlib")
@@ -204,6 +209,10 @@ def test_answers_follow_from_what_is_proved_and_found(tmp_path):
     assert found["violated.vnnlib"] == found["wrong.vnnlib"] == "violated"
     estimates = measure(Line(), data, ["first_order"], ["linf"], bounds=(None, None), first=2)
     assert set(answers(estimates).values()) == {"open"}
+    verified = measure(Line(), data, ["verify"], ["linf"], bounds=(None, None))
+    assert set(verified["verify.linf.lower"].options["radii"]) == set(data.properties.radii)
+    again = {name.rpartition("/")[2]: str(answer) for name, answer in answers(verified).items()}
+    assert again == found | {"open.vnnlib": again["open.vnnlib"]}
     one = measure(Line(), replace(data, properties=None), ["crown"], ["linf"], bounds=(None, None))
     assert answers(one) == {}
 

@@ -28,7 +28,7 @@ from .options import (
 from .output import bars, show_answer, speaks
 
 METHOD_FAILED = 5
-ANSWERING, NORM = ("nearest", "crown"), "linf"  # what answers properties
+ANSWERING, NORM = ("verify",), "linf"  # what answers properties
 FLEETING = ("--out", "--json", "--shard", "--log-to")
 FLAGS = ("--resume", "--overwrite", "-q", "-qq", "--quiet", "-v", "--verbose", "--details")
 

@@ -17,6 +17,7 @@ from marginkit.errors import MarginkitError
 
 Bounds = tuple[float | None, float | None]
 Batch = tuple[Int[Tensor, "n"], Float[Tensor, "n *d"], Int[Tensor, "n"]]
+SAME = 1e-6  # by which radii may differ that were meant to be equal
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,16 @@ class Properties:
     files: tuple[str, ...]
     inner: tuple[float, ...]
     outer: tuple[float, ...]
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The outer ones, the largest alone of those that differ by rounding."""
+        found: list[float] = []
+        for radius in sorted(self.outer):
+            if found and radius <= (1 + SAME) * found[-1]:
+                found.pop()
+            found.append(radius)
+        return tuple(found)
 
 
 @dataclass(frozen=True)

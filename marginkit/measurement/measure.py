@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from marginkit import defaults
 from marginkit.data.choice import chosen
-from marginkit.data.dataset import Bounds, Data, Source, refuse_empty
+from marginkit.data.dataset import Bounds, Data, Properties, Source, refuse_empty
 from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
@@ -111,6 +111,7 @@ def measure(
     """
     refuse_empty(data)
     common = {"layers": tuple(layers), "seed": seed}
+    options = _at_properties(methods, options, data.properties)
     asked = Asked(_methods(methods, options, common), tuple(norms), bounds, limits, tuple(search_at))
     plan = _plan(data, limit, first, seed, batch_size, shard)
     chosen_by = {} if plan.chosen is None else {"choice": {"samples": plan.count, "seed": seed}}
@@ -175,6 +176,18 @@ def _methods(
     if options:
         raise UsageError("options are for methods given by name; these methods have theirs already")
     return given
+
+
+def _at_properties(
+    given: Mapping[str, Method] | Sequence[str],
+    options: Mapping[str, Mapping[str, Any]] | None,
+    properties: Properties | None,
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """The options, with the radii that the data's properties ask about for `verify`, where none are given."""
+    if properties is None or isinstance(given, Mapping) or "verify" not in given:
+        return options
+    asked = {"radii": properties.radii, **(options or {}).get("verify", {})}
+    return {**(options or {}), "verify": asked}
 
 
 def _plan(data: Data, limit: int | None, first: int | None, seed: int, batch_size: int, shard: Shard) -> Plan:

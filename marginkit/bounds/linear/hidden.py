@@ -19,7 +19,7 @@ from marginkit.norms import LINF
 GROUP, ROWS = 512, 64  # units whose functions are made at a time, and functions that climb
 SHARES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)  # of |a| / |g|: multipliers of a half-space that are tried
 EMPTY = 1e-6  # by which an interval's ends have to miss each other
-ENTRIES = 2**26  # of linear functions that are kept
+ENTRIES = 2**25  # of linear functions that are kept
 
 
 @dataclass(frozen=True, eq=False)
