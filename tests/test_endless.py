@@ -15,13 +15,14 @@ from closed_form import linear
 from scipy import optimize
 from torch import nn
 
+from marginkit.bounds.graph.graph import trace
 from marginkit.comparison.hodges_lehmann import hodges_lehmann
 from marginkit.data.sources import load
 from marginkit.files.hdf5_sink import unfailing
 from marginkit.kinds import Status
 from marginkit.measurement import tighten as tightening
 from marginkit.measurement.measure import measure
-from marginkit.methods.branch_and_bound import anytime, best_first, milp
+from marginkit.methods.branch_and_bound import anytime, at_radius, best_first, growing, milp
 from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
 from marginkit.methods.nearest import Nearest
@@ -179,7 +180,13 @@ def test_a_search_that_bounds_nothing_ends_after_so_many_parts(network, samples,
     x, y = (part[:2] for part in samples)
     plain = Exact()(network, x, y, Threat(LINF))
     assert (plain.status == Status.OK).all()
-    for module, name, few in ((best_first, "BATCH", 1), (best_first, "PARTS", 4), (anytime, "ROUNDS", 1)):
+    for module, name, few in (
+        (best_first, "BATCH", 1),
+        (best_first, "PARTS", 4),
+        (anytime, "ROUNDS", 1),
+        (at_radius, "PARTS", 4),
+        (growing, "ROUNDS", 1),
+    ):
         monkeypatch.setattr(module, name, few)
     bounded = best_first.Relaxation.bounded
 
@@ -193,6 +200,21 @@ def test_a_search_that_bounds_nothing_ends_after_so_many_parts(network, samples,
     assert (found.lower <= plain.upper).all()
     assert (found.upper >= plain.lower).all()
     assert found.upper.isfinite().all()
+
+
+def test_a_ball_whose_parts_are_never_proved_ends_after_so_many(small, monkeypatch):
+    model, x, y = small
+    asked = at_radius.proved
+    monkeypatch.setattr(at_radius, "PARTS", 50)
+    monkeypatch.setattr(
+        at_radius, "proved", lambda *given: replace(found := asked(*given), value=0 * found.value - 1)
+    )
+    monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
+    with torch.no_grad():
+        graph = trace(model, x)
+        found = at_radius.decide(model, graph, x[:1], y[:1], Threat(LINF), 0.3, math.inf)
+    assert not found.proved
+    assert found.parts <= 50 + 2 * at_radius.BATCH
 
 
 def test_balls_that_prove_nothing_are_no_more_than_so_many(small, monkeypatch):

@@ -29,7 +29,7 @@ from marginkit.types import Threat
 
 FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
 HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
-BATCH = 32  # parts that are halved at a time
+BATCH, PARTS = 32, 1_000_000  # parts that are halved at a time, and that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
 ATTACKED = 4  # points from which an adversarial input is looked for at a time
@@ -125,10 +125,10 @@ class AtRadius:
     parts: int = 0
 
     def decide(self) -> Decision:
-        """Worst parts first, until none is left, an adversarial input is found or the time is up."""
+        """Worst parts first, until none is left, an adversarial input is found or time or parts are used up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
         open_ = self._examined(network, network.single.root(), FIRST)
-        while len(open_) and self.witness is None and time.monotonic() < self.deadline:
+        while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
             taken = split(network.single, open_[order[:BATCH]])
             whole = taken.pick < 0
