@@ -125,7 +125,7 @@ class AtRadius:
     parts: int = 0
 
     def decide(self) -> Decision:
-        """Worst parts first, until none is left, an adversarial input is found or time or parts are used up."""
+        """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
         open_ = self._examined(network, network.single.root(), FIRST)
         while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
