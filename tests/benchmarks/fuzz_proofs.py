@@ -30,6 +30,7 @@ from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.exact import Exact
 from marginkit.methods.lipschitz import Lipschitz
 from marginkit.methods.nearest import Nearest
+from marginkit.methods.verify import Verify
 from marginkit.norms import NORMS, Norm
 from marginkit.types import Threat
 
@@ -253,6 +254,10 @@ def one(number: int, seed: int, counts: Counter[str]) -> list[str]:
     answers = {name: method(model, x, y, threat) for name, method in methods.items()}
     if piecewise and known is not None and number % 10 == 0:
         answers["exact"] = Exact(time_limit=0.1).close(model, x, y, threat, known)
+    if known is not None and number % 8 == 1:
+        near = known.upper[known.upper.isfinite() & (known.upper > 0)][:2]
+        radii = tuple((0.9 * near).tolist()) or (0.1,)
+        answers["verify"] = Verify(radii, time_limit=0.1).close(model, x, y, threat, known)
     wrong = []
     for name, found in answers.items():
         if found.note:
