@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from marginkit.bounds.graph import ops, pooling, relaxations
 from marginkit.bounds.graph.functions import FUNCTIONS
-from marginkit.bounds.graph.graph import Graph, affine, doubled, nonlinear, trace
+from marginkit.bounds.graph.graph import Graph, affine, doubled, nonlinear, rounded, trace
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.methods.crown import Crown
@@ -281,6 +281,24 @@ def test_a_transpose_is_one(function, shape):
             inner(b.abs(), part.abs()) for b, part in zip(back, z, strict=True)
         )
         assert ((inner(a, moved) - right).abs() <= 1e-12 * size).all(), node.op
+
+
+@pytest.mark.parametrize(("function", "shape"), CASES)
+@torch.no_grad()
+def test_in_float32_everything_stays_there(function, shape):
+    """Constants too: branch and bound climbs in float32."""
+    _, x, graph = example(function, shape)
+    values = [x.float()]
+    for node in rounded(graph, torch.float32).nodes[1:]:
+        values.append(node.op(*(values[i] for i in node.inputs)))
+        assert values[-1].dtype == torch.float32, node.op
+        if affine(node.op):
+            back = node.op.transpose(values[-1], [graph.nodes[i].shape for i in node.inputs])
+            assert all(part.dtype == torch.float32 for part in back), node.op
+        else:
+            lines = node.op.lines(values[node.inputs[0]] - 1, values[node.inputs[0]] + 1, False)
+            assert all(part.dtype == torch.float32 for part in lines.backward(values[-1].unsqueeze(1)))
+    assert_close(values[-1].double(), graph(x), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("function", "shape"), CASES)

@@ -500,14 +500,14 @@ def test_a_proof_beyond_a_distance_found_in_the_same_table_fails(network):
     assert [event.column for event in heard if isinstance(event, Failed)] == ["overreaching"]
 
 
-@pytest.mark.parametrize("start", range(0, 20, 10))
+@pytest.mark.parametrize("start", range(0, 10, 5))
 def test_no_proof_of_a_random_network_reaches_beyond_an_adversarial_input(start):
     """A sample of tests/benchmarks/fuzz_proofs.py, which does 2,000."""
     path = Path(__file__).parent / "benchmarks" / "fuzz_proofs.py"
     spec = importlib.util.spec_from_file_location("fuzz_proofs", path)
     fuzz = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fuzz)
-    wrong, counts = fuzz.run(10, 1, start)
+    wrong, counts = fuzz.run(5, 1, start)
     assert not wrong
-    assert counts["crown held against an adversarial input"] >= 5
-    assert counts["crown proved"] >= 12
+    assert counts["crown held against an adversarial input"] >= 2
+    assert counts["crown proved"] >= 6

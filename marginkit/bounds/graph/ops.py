@@ -225,8 +225,8 @@ class Positive:
     mixes: int
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The value."""
-        return self.function(*inputs)
+        """The value, in the inputs' precision whatever that of constants in the function."""
+        return self.function(*inputs).to(inputs[0].dtype)
 
     def interval(self, *inputs: Interval) -> Interval:
         """Monotone: end by end."""
