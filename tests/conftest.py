@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+import typecheck
 
 from marginkit.data.dataset import Source, batches
 from marginkit.data.sources import load
@@ -21,6 +22,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the same numbers on every machine, in
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+    typecheck.begin_again()
 
 
 @pytest.fixture(params=list(NORMS.values()), ids=str)

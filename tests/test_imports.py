@@ -7,10 +7,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
+import typecheck
 
 import marginkit
 from marginkit.losses import LOSSES
 from marginkit.methods import METHODS
+from marginkit.norms import along
 
 WITHOUT_TORCH = """
 import sys
@@ -141,3 +144,15 @@ def test_each_part_of_the_house_has_quick_tests(area):
     ]
     quick = [source for source in sources if "pytest.mark.quick" in source]
     assert any(f"from {area}." in source or f"import {area}" in source for source in quick)
+
+
+def test_shapes_are_checked_on_the_first_calls_of_every_test():
+    vector, matrix = torch.zeros(3), torch.zeros(3, 2)
+    for first in (True, False):
+        with pytest.raises(Exception, match=r"Type-check error|type-checking"):
+            along(matrix, matrix)
+        for _ in range(2 * typecheck.CALLS):
+            along(vector, matrix)
+        assert hasattr(along.__wrapped__, "__no_type_check__")
+        if first:
+            typecheck.begin_again()

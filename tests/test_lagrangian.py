@@ -168,7 +168,6 @@ def test_it_is_never_looser_than_crown_or_the_product_of_norms(name, box):
 @pytest.mark.parametrize("name", list(networks()))
 def test_more_climbing_proves_more_and_never_what_is_false(name):
     model, x = networks()[name]
-    x = x[:2]
     y, threat = model(x).argmax(1), Threat(L2, None, None)
     none, some = (Crown(climbs=climbs)(model, x, y, threat).lower for climbs in (0, 40))
     found = Nearest("fast")(model, x, y, threat).upper
