@@ -195,7 +195,9 @@ def test_samples_with_the_fewest_undecided_units_come_first(network, samples, mo
         return 0.0, point
 
     monkeypatch.setattr("marginkit.methods.exact.search", note)
-    Exact(tolerance=1e-12).close(network, x, y, threat, Nearest("fast")(network, x, y, threat))
+    Exact(tolerance=1e-12, time_limit=0.2).close(
+        network, x, y, threat, Nearest("fast")(network, x, y, threat)
+    )
     assert len(set(seen)) > 1
     assert seen == sorted(seen)
 
