@@ -57,8 +57,8 @@ class WandB:
 
     def __init__(self, where: str, run: str) -> None:
         """In the project `where`; `marginkit` by default."""
-        self.library = _needed("wandb")
-        self.run = self.library.init(project=where or "marginkit", name=run)
+        self.package = _needed("wandb")
+        self.run = self.package.init(project=where or "marginkit", name=run)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """With the step as a figure of its own: the last ones come after the last step."""
@@ -66,7 +66,7 @@ class WandB:
 
     def report(self, text: str, files: Sequence[Path]) -> None:
         """An artifact of the type `report`."""
-        artifact = self.library.Artifact("report", type="report")
+        artifact = self.package.Artifact("report", type="report")
         with artifact.new_file("report.txt") as file:
             file.write(text)
         for path in files:
@@ -83,23 +83,23 @@ class MLflow:
 
     def __init__(self, where: str, run: str) -> None:
         """In the experiment `where`; `marginkit` by default."""
-        self.library = _needed("mlflow")
-        self.library.set_experiment(where or "marginkit")
-        self.library.start_run(run_name=run)
+        self.package = _needed("mlflow")
+        self.package.set_experiment(where or "marginkit")
+        self.package.start_run(run_name=run)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """As metrics."""
-        self.library.log_metrics(dict(values), step=step)
+        self.package.log_metrics(dict(values), step=step)
 
     def report(self, text: str, files: Sequence[Path]) -> None:
         """As artifacts of the run."""
-        self.library.log_text(text, "report.txt")
+        self.package.log_text(text, "report.txt")
         for path in files:
-            self.library.log_artifact(str(path))
+            self.package.log_artifact(str(path))
 
     def close(self) -> None:
         """Ends the run."""
-        self.library.end_run()
+        self.package.end_run()
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}

@@ -212,7 +212,7 @@ def test_a_ball_whose_parts_are_never_proved_ends_after_so_many(small, monkeypat
     monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
     with torch.no_grad():
         graph = trace(model, x)
-        found = at_radius.decide(model, graph, x[:1], y[:1], Threat(LINF), 0.3, math.inf)
+        found = at_radius.decide(at_radius.Sample(model, graph, x[:1], y[:1], Threat(LINF)), 0.3, math.inf)
     assert not found.proved
     assert found.parts <= 50 + 2 * at_radius.BATCH
 

@@ -14,8 +14,8 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from marginkit_cli.config import as_given
 from marginkit_cli.main import main
-from marginkit_cli.options import _as_given
 
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.files.atomic import locked, replacing
@@ -239,7 +239,7 @@ def test_what_a_file_may_not_set_is_one_sentence(tmp_path, text, message):
 
 def test_truth_in_lists_is_written_as_options_take_it():
     option = click.Option(["--option"], multiple=True)
-    assert _as_given(option, {"large-margin": {"differentiate_norm": True}}) == [
+    assert as_given(option, {"large-margin": {"differentiate_norm": True}}) == [
         "large-margin.differentiate_norm=true"
     ]
 

@@ -15,8 +15,10 @@ from torch import nn
 from marginkit.bounds.graph.graph import rounded, trace
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_parts import lowest
+from marginkit.bounds.linear.climbing import climbed, proved
+from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
-from marginkit.bounds.linear.hidden import downwards, proved, tightened
+from marginkit.bounds.linear.hidden import tightened
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
@@ -25,7 +27,7 @@ from marginkit.comparison.standing import of_table
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.methods.branch_and_bound import at_radius
-from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.at_radius import Sample, decide
 from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.crown import Crown
@@ -159,7 +161,7 @@ def test_a_climb_never_falls_and_float64_agrees(network):
     start = relaxed.planes(
         relaxed.root(), relaxed.lines(relaxed.root(), relaxed.root().alpha), relaxed.root().beta
     )
-    parts, _ = relaxed.single().climbed(relaxed.single().root(), 10)
+    parts = climbed(relaxed.single(), relaxed.single().root(), 10)
     found = proved(relaxed, parts)
     assert (found.value >= start.value - 1e-5).all()
     torch.testing.assert_close(found.value.float(), parts.bound, rtol=1e-4, atol=1e-4)
@@ -250,8 +252,8 @@ def test_a_linear_classifier_is_decided_on_both_sides_of_its_distance(norm):
     y = model(x).argmax(1)
     distance = float(linear_distance(model(x), model.weight, y, norm)[0])
     graph, threat, deadline = trace(model, x), Threat(norm, None, None), time.monotonic() + 60
-    assert decide(model, graph, x, y, threat, 0.999 * distance, deadline).proved
-    found = decide(model, graph, x, y, threat, 1.001 * distance, deadline)
+    assert decide(Sample(model, graph, x, y, threat), 0.999 * distance, deadline).proved
+    found = decide(Sample(model, graph, x, y, threat), 1.001 * distance, deadline)
     assert not found.proved
     assert found.witness is not None
     assert norm.length(found.witness - x).item() <= 1.001 * distance * (1 + 1e-9)
@@ -273,7 +275,7 @@ def test_decisions_agree_with_the_exact_distance(network, norm):
     graph = trace(model, x)
     for share, holds in ((0.9, True), (1.1, False)):
         radius = share * float(exact.lower if holds else exact.upper)
-        found = decide(model, graph, x, y, Threat(norm), radius, time.monotonic() + 5)
+        found = decide(Sample(model, graph, x, y, Threat(norm)), radius, time.monotonic() + 5)
         assert not (found.proved and not holds)
         assert found.witness is None or not holds
         if norm is not L1:
@@ -287,7 +289,7 @@ def test_a_part_without_undecided_units_is_no_proof_by_itself(monkeypatch):
     model, x, y = made("dense", seed=1)
     radius = 1.05 * float(Exact()(model, x, y, Threat(LINF)).upper)
     monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
-    found = decide(model, trace(model, x), x, y, Threat(LINF), radius, time.monotonic() + 5)
+    found = decide(Sample(model, trace(model, x), x, y, Threat(LINF)), radius, time.monotonic() + 5)
     assert not found.proved
     assert found.witness is None
 
@@ -348,7 +350,7 @@ def test_branching_passes_the_proof_where_a_network_is_smooth(network):
     assert rough.status.tolist() == [Status.TIMEOUT]
     assert torch.equal(rough.lower, Crown()(model, x, y, Threat(LINF)).lower)
     lower, _ = grown(
-        model, trace(model, x), x, y, Threat(LINF), 0.6, rough.witness,
+        Sample(model, trace(model, x), x, y, Threat(LINF)), 0.6, rough.witness,
         (float(rough.lower), 1.5 * float(rough.lower)), time.monotonic() + 60,
     )  # fmt: skip
     assert lower > float(rough.lower)

@@ -20,7 +20,8 @@ from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
 from marginkit.methods.branch_and_bound.anytime import search
-from marginkit.methods.branch_and_bound.closing import closed, require_consistent
+from marginkit.methods.branch_and_bound.at_radius import Sample
+from marginkit.methods.branch_and_bound.closing import closed, require_consistent, require_limits
 from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.milp import solve
 from marginkit.methods.branch_and_bound.start import begin, nearer, verified
@@ -59,9 +60,7 @@ class Exact:
         """Refuses what would never end or never close."""
         if not 0 < self.tolerance < 1:
             raise UsageError(f"a tolerance of {self.tolerance} closes no bracket: give a share such as 1e-5")
-        for seconds in (self.time_limit, self.total_time_limit):
-            if seconds is not None and not seconds >= 0:
-                raise UsageError(f"a time limit of {seconds} seconds is none: give at least 0")
+        require_limits(self.time_limit, self.total_time_limit)
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The bracket [proved, found]."""
@@ -128,14 +127,15 @@ class Exact:
         jobs = dict[int, tuple[int, Narrow]]()
         for i in open_.nonzero().squeeze(1).tolist():
             origin, label = x[i : i + 1], y[i : i + 1]
+            sample = Sample(model, graph, origin, label, threat)
             if network is None:
-                jobs[i] = 0, partial(grown, model, graph, origin, label, threat, self.tolerance)
+                jobs[i] = 0, partial(grown, sample, self.tolerance)
             else:
                 low, high = (None if end is None else end.reshape(1, -1) for end in threat.room(origin))
                 around = network.around(origin.reshape(1, -1))
                 space = Relaxation(around, int(label), threat.norm, (low, high))
                 undecided = int(space.root(label, float(upper[i])).undecided.sum())
-                jobs[i] = undecided, partial(self._searched, space, model, graph, origin, label, threat)
+                jobs[i] = undecided, partial(self._searched, space, sample)
         end = torch.inf if self.total_time_limit is None else time.monotonic() + self.total_time_limit
         for i in sorted(jobs, key=lambda i: jobs[i][0]):
             if (now := time.monotonic()) >= end:
@@ -145,23 +145,18 @@ class Exact:
     def _searched(
         self,
         space: Relaxation,
-        model: nn.Module,
-        graph: Graph,
-        x: Tensor,
-        y: Tensor,
-        threat: Threat,
+        sample: Sample,
         witness: Tensor,
         known: tuple[float, float],
         deadline: float,
     ) -> tuple[float, Tensor]:
         """By the network as matrices; what that does not close by deciding balls."""
-        now, displacement = time.monotonic(), (witness - x).reshape(-1)
+        x, now = sample.x, time.monotonic()
+        displacement = (witness - x).reshape(-1)
         if self.solver == "milp":
             proved, moved = solve(space, displacement, self.tolerance, deadline, known)
             return proved, x + moved.view_as(x)
         first = now + MATRICES * (deadline - now)
         proved, moved = search(space, displacement, self.tolerance, first, known)
-        lower, upper = max(known[0], proved), min(known[1], float(threat.norm.length(moved[None])))
-        return grown(
-            model, graph, x, y, threat, self.tolerance, x + moved.view_as(x), (lower, upper), deadline
-        )
+        ends = max(known[0], proved), min(known[1], float(sample.threat.norm.length(moved[None])))
+        return grown(sample, self.tolerance, x + moved.view_as(x), ends, deadline)

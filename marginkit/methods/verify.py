@@ -13,8 +13,8 @@ from marginkit.bounds.graph.graph import Graph
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
-from marginkit.methods.branch_and_bound.at_radius import decide
-from marginkit.methods.branch_and_bound.closing import closed, require_consistent
+from marginkit.methods.branch_and_bound.at_radius import Sample, decide
+from marginkit.methods.branch_and_bound.closing import closed, require_consistent, require_limits
 from marginkit.methods.branch_and_bound.start import nearer, searched, verified
 from marginkit.methods.certify.certificate import ROUNDING
 from marginkit.methods.crown import Crown
@@ -50,9 +50,7 @@ class Verify:
         """Refuses radii and limits that are none."""
         if not self.radii or not all(0 < radius < float("inf") for radius in self.radii):
             raise UsageError(f"radii = {list(self.radii)}: give at least one radius, all of them above 0")
-        for seconds in (self.time_limit, self.total_time_limit):
-            if seconds is not None and not seconds >= 0:
-                raise UsageError(f"a time limit of {seconds} seconds is none: give at least 0")
+        require_limits(self.time_limit, self.total_time_limit)
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The bracket [proved, found]."""
@@ -129,7 +127,7 @@ class Verify:
                 if time.monotonic() >= deadline:
                     break
                 farther = (1 + BEYOND) * radius
-                answer = decide(model, graph, x[row], y[row], threat, farther, deadline)
+                answer = decide(Sample(model, graph, x[row], y[row], threat), farther, deadline)
                 if answer.witness is not None:
                     witness[row] = answer.witness
                     upper[i] = radius

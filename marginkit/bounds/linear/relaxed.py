@@ -2,8 +2,7 @@
 
 The nonlinear operations are replaced by lines, and what remains is linear: its least value over the ball is a
 bound. A unit known to be on one side adds its side as a constraint, with a multiplier (beta-CROWN; Wang et
-al., arXiv 2103.06624). Every slope that a ReLU's lower line may have and every multiplier >= 0 gives a bound;
-both climb by the bound's gradient, which is read off the values at the point where the least is taken.
+al., arXiv 2103.06624). Every slope that a ReLU's lower line may have and every multiplier >= 0 gives a bound.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ from math import prod
 import torch
 from torch import Tensor
 
-from marginkit.bounds.ascent import adam
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear, rounded
 from marginkit.bounds.graph.ops import Interval, LinearBounds, Nonlinear
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.subdomains import Subdomains
 
-RATE, DECAY = 0.3, 0.9  # of the ascent, in shares of a slope's range, and from step to step
 LINES = ("lower_slope", "lower_offset", "upper_slope", "upper_offset")
 
 
@@ -266,41 +263,6 @@ class Relaxed:
             (point,) = torch.autograd.grad(least.sum(), leaf)
         return least.detach(), point
 
-    def climbed(self, parts: Subdomains, steps: int, enough: float = torch.inf) -> tuple[Subdomains, Planes]:
-        """The parts with the best slopes and multipliers met on so many steps of ascent, and their planes.
-
-        Args:
-            parts: whose slopes and multipliers are the start.
-            steps: at most; no more than it takes for all bounds to pass `enough`.
-            enough: a bound.
-        """
-        lines = self.lines(parts)
-        free, alpha, beta = self.rectifying(parts), parts.alpha, parts.beta
-        best: Planes | None = None
-        kept_alpha, kept_beta = alpha, beta
-        state = [torch.zeros_like(alpha) for _ in range(4)]
-        for step in range(steps + 1):
-            here = self.planes(parts, self.sloped(parts, lines, alpha), beta)
-            if best is None:
-                best, scale = here, here.passed.abs().mean(1, keepdim=True)
-            else:
-                better = here.value > best.value
-                tall = better.unsqueeze(1)
-                kept_alpha, kept_beta = (
-                    torch.where(tall, alpha, kept_alpha),
-                    torch.where(tall, beta, kept_beta),
-                )
-                best = _chosen(better, here, best)
-            if step == steps or bool((best.value > enough).all()):
-                break
-            rise = RATE * DECAY**step
-            uphill = torch.where(free & (here.passed > 0), here.passed * here.before, 0)
-            alpha = torch.maximum((alpha + rise * adam(uphill, state[:2], step)).clamp(max=1), self.least)
-            beta = (beta + rise * scale * adam(-parts.split * here.before, state[2:], step)).clamp(min=0)
-        assert best is not None
-        bound = torch.maximum(parts.bound, best.value)
-        return replace(parts, alpha=kept_alpha, beta=kept_beta, bound=bound), best
-
     def halves(self, parts: Subdomains) -> Subdomains:
         """Both halves of each at its `pick`: first all above the middle, then all below it.
 
@@ -334,14 +296,6 @@ def _slope(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
 
 def _offset(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
     return torch.where(c > 0, lines.lower_offset[:, place], lines.upper_offset[:, place])
-
-
-def _chosen(better: Tensor, one: Planes, other: Planes) -> Planes:
-    def mixed(name: str) -> Tensor:
-        mine, theirs = getattr(one, name), getattr(other, name)
-        return torch.where(better.view(-1, *[1] * (mine.ndim - 1)), mine, theirs)
-
-    return Planes(*(mixed(field.name) for field in fields(Planes)))
 
 
 def _lined(lines: LinearBounds, c: Tensor, before: Tensor) -> Tensor:

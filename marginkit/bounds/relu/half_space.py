@@ -8,11 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from marginkit.bounds.ascent import best_multiplier
 from marginkit.bounds.linear.ball import Ball
 from marginkit.norms import L2, Norm
 
-ROUNDS = 8  # of golden-section search, each of which shrinks the interval by .618
-GOLDEN = (5**0.5 - 1) / 2
 MEMORY = 2**17  # numbers that stay in the processor's cache
 
 
@@ -51,27 +50,13 @@ class HalfSpaces:
         return torch.cat([self._concretize(*part) for part in parts])
 
     def _concretize(self, a: Tensor, normal: Tensor, level: Tensor) -> Tensor:
-        """By golden-section search for the best multiplier."""
         ratio = L2.length(a) / L2.length(normal).clamp(min=1e-30)
         low, high = (None if end is None else end.expand_as(a) for end in self.room)
         ball = Ball(a.new_zeros(1, 1).expand_as(a), torch.full_like(level, self.radius), self.norm, low, high)
 
-        def bound(share: Tensor) -> Tensor:
-            t = ratio * share / (1 - share)
+        def bound(t: Tensor) -> Tensor:
             tilted = torch.addcmul(a, t.unsqueeze(1), normal).unsqueeze(1)
             value: Tensor = t * level - ball.reach(tilted, quick=True).squeeze(1)
             return value
 
-        start, end = torch.zeros_like(level), torch.ones_like(level)
-        inner = [end - GOLDEN * (end - start), start + GOLDEN * (end - start)]
-        values = [bound(share) for share in inner]
-        best = bound(start).maximum(values[0]).maximum(values[1])
-        for _ in range(ROUNDS - 2):
-            left = values[0] > values[1]
-            start, end = start.where(left, inner[0]), inner[1].where(left, end)
-            fresh = (end - GOLDEN * (end - start)).where(left, start + GOLDEN * (end - start))
-            value = bound(fresh)
-            best = best.maximum(value)
-            inner = [fresh.where(left, inner[1]), inner[0].where(left, fresh)]
-            values = [value.where(left, values[1]), values[0].where(left, value)]
-        return best
+        return best_multiplier(bound, ratio)[0]

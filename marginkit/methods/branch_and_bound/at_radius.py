@@ -14,8 +14,9 @@ from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
+from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
-from marginkit.bounds.linear.hidden import Tightened, proved, tightened
+from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
@@ -51,18 +52,28 @@ class Decision:
     parts: int = 0
 
 
-def decide(
-    model: nn.Module, graph: Graph, x: Tensor, y: Tensor, threat: Threat, radius: float, deadline: float
-) -> Decision:
-    """Whether the ball around one sample x [1, *d], labelled y [1], holds an adversarial input.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One sample of a model, and what may be done to it.
 
-    Args:
+    Attributes:
         model: in float64.
         graph: the model as operations.
-        x, y, threat: the sample, and what may be done to it.
-        radius: of the ball.
-        deadline: by `time.monotonic`.
+        x: the sample [1, *d].
+        y: its label [1].
+        threat: norm, box and mask.
     """
+
+    model: nn.Module
+    graph: Graph
+    x: Tensor
+    y: Tensor
+    threat: Threat
+
+
+def decide(sample: Sample, radius: float, deadline: float) -> Decision:
+    """Whether the ball of that radius holds an adversarial input; the deadline is by `time.monotonic`."""
+    graph, x, y, threat = sample.graph, sample.x, sample.y, sample.threat
     scores = graph(x)
     rival = rivals(scores, y, None)
     ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
@@ -71,7 +82,7 @@ def decide(
         balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
-    attack = Attack(model, x, y, threat, radius, rival[0])
+    attack = Attack(sample, radius, rival[0])
     return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls).decide()
 
 
@@ -82,24 +93,21 @@ class Attack:
     (Bounds lead where gradients at the input do not: Zhang et al., arXiv 2206.03727, ICML 2022.)
     """
 
-    model: nn.Module
-    x: Tensor
-    y: Tensor
-    threat: Threat
+    sample: Sample
     radius: float
     rival: Tensor
 
     def __call__(self, points: Tensor, rival: Tensor) -> Tensor | None:
         """An adversarial input [1, *d] within the radius, or None; rivals by their position."""
         few, toward = points[:ATTACKED], self.rival[rival[:ATTACKED]].unsqueeze(1)
-        x, y = self.x.expand_as(few), self.y.expand(len(few))
+        model, x, y = self.sample.model, self.sample.x.expand_as(few), self.sample.y.expand(len(few))
         radius = few.new_full((len(few),), self.radius)
 
         def ahead_of(scores: Tensor, active: Tensor) -> Tensor:
             return differences(scores, y[active], toward[active]).squeeze(1)
 
-        with evaluating(self.model), torch.enable_grad():
-            found = descend(self.model, x, y, self.threat, radius, few - x, ahead_of, list(SIZES), dense)
+        with evaluating(model), torch.enable_grad():
+            found = descend(model, x, y, self.sample.threat, radius, few - x, ahead_of, list(SIZES), dense)
         rows = (~found.flatten(1).isnan().any(1)).nonzero().squeeze(1)
         return found[rows[:1]].detach() if len(rows) else None
 
@@ -144,7 +152,7 @@ class AtRadius:
             return parts
         self.parts += len(parts)
         lost = self.lost[parts.rival]
-        parts, _ = network.single.climbed(parts, steps, float(2 * self.lost.amax()))
+        parts = climbed(network.single, parts, steps, float(2 * self.lost.amax()))
         planes = proved(network.relaxed, parts)
         value = planes.value
         if self.balls is not None:

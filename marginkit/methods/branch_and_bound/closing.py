@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from marginkit.activations import measuring
 from marginkit.bounds.graph.graph import Graph, doubled
 from marginkit.bounds.graph.unsupported import Unsupported
-from marginkit.errors import MethodError
+from marginkit.errors import MethodError, UsageError
 from marginkit.guard.answer import answer
 from marginkit.kinds import Status
 from marginkit.logits import Labels
@@ -55,6 +55,13 @@ def closed(
             rough = replace(rough, status=unsupported, note=f"no exact distances for {reason}")
             return _no_wider(rough, known, right)
     return _no_wider(_at_home(found, status), known, right)
+
+
+def require_limits(*seconds: float | None) -> None:
+    """Refuses limits of time that are none."""
+    for limit in seconds:
+        if limit is not None and not limit >= 0:
+            raise UsageError(f"a time limit of {limit} seconds is none: give at least 0")
 
 
 def require_consistent(lower: Tensor, upper: Tensor) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from marginkit.bounds.graph.graph import Graph
-from marginkit.methods.branch_and_bound.at_radius import decide
-from marginkit.types import Threat
+from marginkit.methods.branch_and_bound.at_radius import Sample, decide
 
 START, MOST = 0.1, 0.5  # shares of what is between both ends: the first ball, and the largest
 SLICE = 0.3  # of the time that is left, for one ball
@@ -17,20 +15,12 @@ ROUNDS = 200  # balls; the clock ends most searches before
 
 
 def grown(
-    model: nn.Module,
-    graph: Graph,
-    x: Tensor,
-    y: Tensor,
-    threat: Threat,
-    tolerance: float,
-    witness: Tensor,
-    known: tuple[float, float],
-    deadline: float,
+    sample: Sample, tolerance: float, witness: Tensor, known: tuple[float, float], deadline: float
 ) -> tuple[float, Tensor]:
     """The lower end and the nearest adversarial input known when the time is up.
 
     Args:
-        model, graph, x, y, threat: as in `decide`.
+        sample: whose distance is sought.
         tolerance: the lower end may be smaller by this share.
         witness: an adversarial input [1, *d].
         known: both ends.
@@ -43,11 +33,11 @@ def grown(
             break
         near = lower > NEARLY * upper
         radius = enough if near else lower + share * (upper - lower)
-        found = decide(model, graph, x, y, threat, radius, now + (1 if near else SLICE) * (deadline - now))
+        found = decide(sample, radius, now + (1 if near else SLICE) * (deadline - now))
         if found.proved:
             lower = radius
         if found.witness is not None:
             witness = found.witness
-            upper = min(upper, float(threat.norm.length(witness - x)))
+            upper = min(upper, float(sample.threat.norm.length(witness - sample.x)))
         share = min(MOST, 2 * share) if found.proved else share / 2
     return lower, witness

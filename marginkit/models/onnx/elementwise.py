@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from marginkit.models.onnx.reading import Node
+from marginkit.models.onnx.reading import Node, NotRead
 
 Rule = Callable[..., Any]
 FLOATS = (1, 10, 11, 16)  # TensorProto's float32, float16, float64 and bfloat16
@@ -63,7 +63,7 @@ def _cast(node: Node, x: Tensor, like: Tensor | None = None) -> Tensor:
     if to in FLOATS:
         return x if x.is_floating_point() else x.to(torch.get_default_dtype())
     if to not in INTEGERS:
-        raise NotImplementedError(f"a cast to ONNX's type {to}")
+        raise NotRead(f"a cast to ONNX's type {to}")
     return x.to(INTEGERS[to])
 
 

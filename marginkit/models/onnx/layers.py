@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from marginkit.models.onnx.elementwise import Rule, together
-from marginkit.models.onnx.reading import Node
+from marginkit.models.onnx.reading import Node, NotRead
 
 Pads = list[int]  # what F.pad takes: the last axis first, before and after
 
@@ -70,7 +70,7 @@ def _padded(x: Tensor, around: Pads, options: dict[str, Any], value: float = 0.0
     if around[::2] == around[1::2]:
         return x
     if options.get("ceil_mode"):
-        raise NotImplementedError("pooling with ceil_mode and other pads before than after")
+        raise NotRead("pooling with ceil_mode and other pads before than after")
     options["padding"] = [0] * len(options["padding"])
     return F.pad(x, around, value=value)
 
@@ -83,7 +83,7 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if node.get("output_shape") is not None or node.get("auto_pad", "NOTSET").startswith("SAME"):
-        raise NotImplementedError("a ConvTranspose that gives its output's shape in place of pads")
+        raise NotRead("a ConvTranspose that gives its output's shape in place of pads")
     around, options = _window(node, x, weight.shape[2:])
     more = list(node.get("output_padding", [0] * (weight.ndim - 2)))
     cut = around[::2] != around[1::2]
@@ -96,7 +96,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:
     if len(node.outputs) > 1 and node.outputs[1]:
-        raise NotImplementedError("a MaxPool that gives indices")
+        raise NotRead("a MaxPool that gives indices")
     size = list(node.get("kernel_shape"))
     around, options = _window(node, x, size)
     options["ceil_mode"] = bool(node.get("ceil_mode", 0))
@@ -108,7 +108,7 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     size = list(node.get("kernel_shape"))
     around, options = _window(node, x, size)
     if any(entry != 1 for entry in options.pop("dilation")):
-        raise NotImplementedError("an AveragePool with dilations")
+        raise NotRead("an AveragePool with dilations")
     run, options["ceil_mode"] = MEANS[len(size) - 1], bool(node.get("ceil_mode", 0))
     everywhere = bool(node.get("count_include_pad", 0))
     moved = _padded(x, around, options)
@@ -126,7 +126,7 @@ def _batch_norm(
     node: Node, x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor
 ) -> Tensor:
     if node.get("training_mode"):
-        raise NotImplementedError("a BatchNormalization in training mode, which mixes samples")
+        raise NotRead("a BatchNormalization in training mode, which mixes samples")
     return F.batch_norm(x, mean, variance, scale, shift, False, 0.0, node.get("epsilon", 1e-5))
 
 

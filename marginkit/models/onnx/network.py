@@ -14,7 +14,7 @@ from marginkit.errors import MarginkitError
 from marginkit.files.untrusted import printable
 from marginkit.models.onnx.elementwise import ELEMENTWISE, Rule
 from marginkit.models.onnx.layers import LAYERS
-from marginkit.models.onnx.reading import File, Node
+from marginkit.models.onnx.reading import File, Node, NotRead
 from marginkit.models.onnx.shapes import SHAPES
 
 OPERATIONS: dict[str, Rule] = {**ELEMENTWISE, **LAYERS, **SHAPES}
@@ -160,7 +160,7 @@ def _folded(file: File) -> tuple[dict[str, Tensor], list[Node]]:
                 node.outputs, found if isinstance(found, tuple) else (found,), strict=False
             ):
                 if value.numel() > LARGEST:
-                    raise NotImplementedError(f"a constant of shape {list(value.shape)}")
+                    raise NotRead(f"a constant of shape {list(value.shape)}")
                 constants[name] = value.contiguous()
         else:
             nodes.append(node)

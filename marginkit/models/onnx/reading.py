@@ -18,6 +18,10 @@ from marginkit.versions import optional_package
 OLDEST = 7  # opset: before it, broadcasting was an attribute of each operation
 
 
+class NotRead(Exception):  # noqa: N818
+    """An operation is used in a way that is not read here; says which."""
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from marginkit.models.onnx.elementwise import Rule, together
-from marginkit.models.onnx.reading import Node
+from marginkit.models.onnx.reading import Node, NotRead
 
 LARGEST = 2**28  # entries that a constant may be filled with
 
@@ -154,13 +154,13 @@ def _filled(node: Node, shape: Tensor) -> Tensor:
     value = node.get("value", torch.zeros(1))
     sizes = [int(size) for size in shape.tolist()]
     if torch.Size(sizes).numel() > LARGEST:
-        raise NotImplementedError(f"a constant of shape {sizes}")
+        raise NotRead(f"a constant of shape {sizes}")
     return torch.full(sizes, value.item(), dtype=value.dtype)
 
 
 def _range(node: Node, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
     if abs((limit - start) / step) > LARGEST:
-        raise NotImplementedError("a range of so many numbers")
+        raise NotRead("a range of so many numbers")
     return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
 
 
@@ -196,7 +196,7 @@ def _resize(node: Node, x: Tensor, *given: Tensor | None) -> Tensor:
         return F.interpolate(x, target, mode="nearest")
     if mode == "linear" and where in ("half_pixel", "pytorch_half_pixel", "align_corners") and x.ndim == 4:
         return F.interpolate(x, target, mode="bilinear", align_corners=where == "align_corners")
-    raise NotImplementedError(f"a {node.op} with mode {mode} and {where}")
+    raise NotRead(f"a {node.op} with mode {mode} and {where}")
 
 
 SHAPES: dict[str, Callable[..., Any]] = {
