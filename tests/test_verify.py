@@ -35,7 +35,7 @@ from marginkit.methods.exact import Exact
 from marginkit.methods.nearest import Nearest
 from marginkit.methods.verify import Verify
 from marginkit.norms import L1, L2, LINF
-from marginkit.report.rows import of_verified
+from marginkit.report.rows import of_standings, of_verified
 from marginkit.report.terminal import summary
 from marginkit.types import Threat
 
@@ -361,18 +361,16 @@ def test_branching_passes_the_proof_where_a_network_is_smooth(network):
 
 def test_tables_tell_verified_attacked_and_open_at_the_radii_that_were_asked():
     columns = (
-        replace(column, method="verify", options={"radii": [0.1, 0.3]})
+        replace(column, method="verify", options={"radii": [0.1, 0.15, 0.3]})
         for column in made_up.exact([0.1001, 0.0, 0.3001, 0.1001], [0.2, 0.05, np.inf, np.inf], norm="linf")
     )
     table = made_up.table(*columns)
     (standing,) = of_table("model", table)
-    assert [(at.radius, at.certified, at.found) for at in standing.robust] == [
-        (0.1, 0.75, 0.75),
-        (0.3, 0.25, 0.5),
-    ]
     assert of_verified([standing]).rows == (
         ("model", "linf", "0.1", "75.0%", "25.0%", "0.0%"),
+        ("model", "linf", "0.15", "25.0%", "25.0%", "50.0%"),
         ("model", "linf", "0.3", "25.0%", "50.0%", "25.0%"),
     )
-    assert {row.radius for row in compare(table, table).robust} == {0.1, 0.3}
+    assert of_standings([standing]).rows[0][-1] == "0.1: 75%, 0.3: 25-50%"
+    assert {row.radius for row in compare(table, table).robust} == {0.1, 0.15, 0.3}
     assert any("Verified, attacked, open" in str(part) for part in summary(table))

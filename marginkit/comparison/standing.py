@@ -35,7 +35,7 @@ class Standing:
         n, accuracy: samples, and the share classified as labelled.
         found: median of the smallest distances found, inf included; None where no search has answered.
         certified: median of the largest distances proved; None where there is no proof.
-        robust: at two radii, in raw input units.
+        robust: at a few radii, in raw input units, smallest first.
         reach: the radius at which `curve` ends; it begins at 0.
         curve: robust accuracy on the way, by what was found, else by what was proved.
     """
@@ -51,13 +51,11 @@ class Standing:
     curve: tuple[float, ...]
 
 
-def of_table(
-    model: str, table: MarginTable, radii: Mapping[str, Sequence[float]] | None = None
-) -> list[Standing]:
-    """A table's standings, a norm each; radii are round numbers near the quartiles by default."""
+def of_table(model: str, table: MarginTable) -> list[Standing]:
+    """A table's standings, a norm each, at the usual radii."""
     names = [column.name for column in table.columns]
     brackets = {norm: [[ends(table, norm)]] for norm in norms(table, names)}
-    return standings([model], [len(table)], [accuracy(table)], brackets, radii)
+    return standings([model], [len(table)], [accuracy(table)], brackets)
 
 
 def standings(
@@ -73,7 +71,7 @@ def standings(
         models: what they are called.
         sizes, accuracies: of each model.
         brackets: by norm, for each model: its table's, or those of a group's tables.
-        radii: by norm, the first and last of which are told.
+        radii: by norm.
     """
     if not brackets:
         return [
@@ -86,7 +84,7 @@ def standings(
         given = (radii or {}).get(norm) or usual_radii(every, [_distances(e) for e in every])
         reach = _reach(every)
         for name, n, right, group in zip(models, sizes, accuracies, groups, strict=True):
-            found.append(_standing(name, norm, n, right, group, sorted({*given[:1], *given[-1:]}), reach))
+            found.append(_standing(name, norm, n, right, group, sorted(set(given)), reach))
     return found
 
 

@@ -37,10 +37,11 @@ Narrow = Callable[[Tensor, tuple[float, float], float], tuple[float, Tensor]]
 class Exact:
     """Branch and bound on the distance: both ends, which meet where the time suffices.
 
-    Of piecewise-linear networks with at most 2000 ReLUs. The upper end starts as `nearest` with effort
-    `tight`, the lower one as `crown`. Both are those of the float64 copy of the model. Status OK where the
-    bracket is closed, TIMEOUT where not; it holds either way. Samples with the fewest undecided units come
-    first.
+    Piecewise-linear networks with at most 2000 ReLUs are searched as matrices first; what that leaves open,
+    and larger and smooth networks, by deciding growing balls as `verify` does. The upper end starts as
+    `nearest` with effort `tight`, the lower one as `crown`. Both are those of the float64 copy of the model.
+    Status OK where the bracket is closed, TIMEOUT where not; it holds either way. Samples with the fewest
+    undecided units come first.
 
     Attributes:
         tolerance: closed where upper - lower is at most this share of upper.

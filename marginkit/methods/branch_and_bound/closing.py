@@ -52,7 +52,7 @@ def closed(
         except Unsupported as reason:
             rough = Nearest("tight")(model, x, y, threat)
             unsupported = torch.where(right, int(Status.UNSUPPORTED), rough.status)
-            rough = replace(rough, status=unsupported, note=f"no exact distances for {reason}")
+            rough = replace(rough, status=unsupported, note=f"no branch and bound for {reason}")
             return _no_wider(rough, known, right)
     return _no_wider(_at_home(found, status), known, right)
 

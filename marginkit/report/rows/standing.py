@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from marginkit.comparison.standing import AtRadius, Standing
 from marginkit.report.rows.cells import Rows, number, percent
@@ -12,12 +13,13 @@ PROVED = "found: how large a change fooled the model; proved: no smaller one can
 
 
 def of_standings(standings: Sequence[Standing], names: Sequence[str] | None = None) -> Rows:
-    """Accuracy, medians of distances and robust accuracy; columns that nobody has are left out.
+    """Accuracy, medians of distances, robust accuracy at two radii; columns that nobody has are left out.
 
     Args:
         standings: the figures.
         names: what to call each one's model, where not by its name.
     """
+    standings = [replace(s, robust=(*s.robust[:1], *s.robust[1:][-1:])) for s in standings]
     bounded = any(s.norm for s in standings)
     proved = any(s.certified is not None for s in standings)
     columns = [("model", list(names or (s.model for s in standings)))]
