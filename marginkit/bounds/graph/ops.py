@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
+FEW = 4  # channels
+
 Interval = tuple[Tensor, Tensor]
 Shape = tuple[int, ...]
 
@@ -127,6 +129,10 @@ class Convolution:
 
     def transpose_to(self, size: Shape, a: Tensor, padding: Shape) -> Tensor:
         """The same to inputs of another size, padded otherwise."""
+        if self.weight.ndim == 4 and self.groups == 1 and size[1] <= FEW:  # oneDNN's kernel is slow there
+            columns = self.weight.flatten(1).T @ a.flatten(2)
+            spans = self.weight.shape[2:], self.dilation, padding, self.stride
+            return F.fold(columns, size[2:], *spans)
         back = (conv1d_input, conv2d_input, conv3d_input)[self.weight.ndim - 3]
         return back(  # type: ignore[no-any-return, no-untyped-call]
             size, self.weight, a, self.stride, padding, self.dilation, self.groups

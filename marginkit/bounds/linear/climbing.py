@@ -29,10 +29,11 @@ def climbed(relaxed: Relaxed, parts: Subdomains, steps: int, enough: float = tor
     best, scale = torch.full_like(parts.bound, -torch.inf), None
     state = [torch.zeros_like(alpha) for _ in range(4)]
     for step in range(steps + 1):
-        here = relaxed.planes(parts, relaxed.sloped(parts, lines, alpha), beta)
-        better = (here.value > best).unsqueeze(1)
+        here = relaxed.backward(parts, relaxed.sloped(parts, lines, alpha), beta)
+        value = here.planes.value
+        better = (value > best).unsqueeze(1)
         kept_alpha, kept_beta = torch.where(better, alpha, kept_alpha), torch.where(better, beta, kept_beta)
-        best = torch.maximum(best, here.value)
+        best = torch.maximum(best, value)
         if step == steps or bool((best > enough).all()):
             break
         scale = here.passed.abs().mean(1, keepdim=True) if scale is None else scale

@@ -43,6 +43,11 @@ class Functions:
         """On the support [2 k, s]."""
         return self.normal.gather(1, self.support)
 
+    @cached_property
+    def signs(self) -> Tensor:
+        """Of all coefficients, in float32 [2 k, f]."""
+        return self.normal.sign().float()
+
 
 def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, planes: Planes) -> Subdomains:
     """The parts' intervals met with what is left of them where each plane is at most 0.
@@ -62,12 +67,14 @@ def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, plane
     normal, level = planes.normal.flatten(1), planes.level
     half_spaces = _HalfSpaces(box, normal, level + normal @ box.middle)
     for group in functions:
-        k, open_ = len(group.columns), parts.undecided[:, group.columns]
-        part, unit = open_.nonzero(as_tuple=True)
-        if len(part):
+        open_ = parts.undecided[:, group.columns]
+        above, below = (half_spaces.rises(group) & torch.cat([open_, open_], 1)).chunk(2, dim=1)
+        for part, unit in [above.nonzero(as_tuple=True)]:
             at = part, group.columns[unit]
             low[at] = torch.maximum(low[at], downwards(half_spaces.least(group, unit, part)))
-            high[at] = torch.minimum(high[at], -downwards(half_spaces.least(group, k + unit, part)))
+        for part, unit in [below.nonzero(as_tuple=True)]:
+            at, row = (part, group.columns[unit]), unit + len(group.columns)
+            high[at] = torch.minimum(high[at], -downwards(half_spaces.least(group, row, part)))
     empty = (low > high + EMPTY * (1 + low.abs())).any(1)
     low = torch.minimum(low, high)
     return replace(parts, low=low, high=high, bound=torch.where(empty, torch.inf, parts.bound))
@@ -94,8 +101,19 @@ class _HalfSpaces:
     normal: Tensor
     level: Tensor
 
+    def rises(self, group: Functions) -> Tensor:
+        """Whether a function's least value over the box grows with a small multiplier [m, 2 k].
+
+        Where it doesn't the half-space says nothing of the function: the bound is concave in the multiplier.
+        """
+        pull, size = ((v * self.box.reach).float().T for v in (self.normal, self.normal.abs()))
+        rise = group.signs.abs() @ size - group.signs @ pull
+        return (rise + (self.level - self._lengths).float() > 0).T
+
     def least(self, group: Functions, rows: Tensor, part: Tensor) -> Tensor:
         """Lower bounds of the group's functions in the parts' half-spaces, row by row."""
+        if not len(rows):
+            return self.level[:0]
         few = max(1, CACHED // group.support.shape[1])
         pieces = zip(torch.split(rows, few), torch.split(part, few), strict=True)
         return torch.cat([self._least(group, row, of) for row, of in pieces])

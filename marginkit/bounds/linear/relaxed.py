@@ -54,16 +54,12 @@ class Planes:
         point: where those are taken [m, *d].
         normal: [m, *d].
         level: [m].
-        passed: the coefficients of the undecided units [m, units].
-        before: what goes into these units at the point, were each of them its line [m, units].
     """
 
     value: Tensor
     point: Tensor
     normal: Tensor
     level: Tensor
-    passed: Tensor
-    before: Tensor
 
     def __getitem__(self, rows: Tensor) -> Planes:
         return Planes(*(getattr(self, field.name)[rows] for field in fields(self)))
@@ -72,6 +68,37 @@ class Planes:
     def join(some: Sequence[Planes]) -> Planes:
         """One after the other."""
         return Planes(*(torch.cat([getattr(planes, f.name) for planes in some]) for f in fields(Planes)))
+
+
+@dataclass(frozen=True, eq=False)
+class Passage:
+    """One way back through the lines of a relaxed network, and at wish the way forth.
+
+    Attributes:
+        relaxed: the network.
+        lines: of its undecided units.
+        normal, level: of the planes.
+        passed: the undecided units' coefficients [m, units].
+        kept: those of nodes whose lines mix several entries.
+    """
+
+    relaxed: Relaxed
+    lines: LinearRelaxation
+    normal: Tensor
+    level: Tensor
+    passed: Tensor
+    kept: Mapping[int, Tensor]
+
+    @cached_property
+    def planes(self) -> Planes:
+        """What the lines give."""
+        least, point = self.relaxed.least_at(self.normal)
+        return Planes(least + self.level, point, self.normal, self.level)
+
+    @cached_property
+    def before(self) -> Tensor:
+        """What goes into the units at the planes' points, were each of them its line [m, units]."""
+        return self.relaxed.forward(self.planes.point, self.lines, self.passed, self.kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,21 +211,24 @@ class Relaxed:
 
     def planes(self, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Planes:
         """The linear functions that lines and multipliers give, and their least values."""
-        pull = parts.split * beta
-        targets = self.targets[parts.rival]
-        normal, passed, kept = self._backward(targets, lines, pull)
-        least, point = self._least(normal)
-        scores, before = self._forward(point, lines, passed, kept)
-        value = (targets * scores).flatten(1).sum(1) - (pull * before).sum(1)
-        level = value - (normal * point).flatten(1).sum(1)
-        return Planes(least + level, point, normal, level, passed, before)
+        return self.backward(parts, lines, beta).planes
 
-    def _backward(
-        self, targets: Tensor, lines: LinearRelaxation, pull: Tensor
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """Coefficients: of the inputs, the undecided units, and nodes whose lines mix several entries."""
-        nodes, count = self.graph.nodes, len(targets)
+    @cached_property
+    def constants(self) -> Mapping[int, Tensor]:
+        """What affine nodes answer to zeros, where that is not zero."""
+        found = {}
+        for j, node in enumerate(self.graph.nodes[1 : self.start + 1], 1):
+            if affine(node.op):
+                zeros = [self.ball.x.new_zeros(1, *self.graph.nodes[k].shape) for k in node.inputs]
+                found[j] = node.op(*zeros).flatten()
+        return {j: values for j, values in found.items() if values.any()}
+
+    def backward(self, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Passage:
+        """From the parts' targets to the inputs."""
+        nodes, count, pull = self.graph.nodes, len(parts), parts.split * beta
+        targets = self.targets[parts.rival]
         pending, kept, passed = {self.start: targets}, dict[int, Tensor](), torch.zeros_like(pull)
+        level = targets.new_zeros(count)
         for j in range(self.start, 0, -1):
             if j not in pending:
                 continue
@@ -207,23 +237,27 @@ class Relaxed:
                 units, flat = self.undecided[j], c.reshape(count, -1)
                 mine = flat[:, units.index]
                 passed[:, units.place] = mine
+                level = level + (mine * _offset(lines, mine, units.place)).sum(1)
                 mine = mine * _slope(lines, mine, units.place) - pull[:, units.place]
                 back: Sequence[Tensor] = [units.on(mine, self._slopes(j), flat).view_as(c)]
             elif nonlinear(op):
                 kept[j] = c
-                back = [self.base[j].backward(c.unsqueeze(1))[0].squeeze(1)]
+                through, offset = self.base[j].backward(c.unsqueeze(1))
+                back, level = [through.squeeze(1)], level + offset.squeeze(1)
             else:
                 assert affine(op)
                 back = op.transpose(c, [nodes[k].shape for k in node.inputs])
+                if j in self.constants:
+                    level = level + c.reshape(count, -1) @ self.constants[j]
             for k, part in zip(node.inputs, back, strict=True):
                 pending[k] = pending[k] + part if k in pending else part
         none = self.ball.x.new_zeros(count, *nodes[0].shape)
-        return pending.get(0, none), passed, kept
+        return Passage(self, lines, pending.get(0, none), level, passed, kept)
 
-    def _forward(
+    def forward(
         self, point: Tensor, lines: LinearRelaxation, passed: Tensor, kept: Mapping[int, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """The bounded node's values and what goes into the undecided units, by the lines in use."""
+    ) -> Tensor:
+        """What goes into the undecided units, by the lines in use."""
         values, before = [point], torch.zeros_like(passed)
         for j, node in enumerate(self.graph.nodes[1 : self.start + 1], 1):
             inputs = [values[k] for k in node.inputs]
@@ -238,7 +272,7 @@ class Relaxed:
             else:
                 assert node.op is not None
                 values.append(node.op(*inputs))
-        return values[self.start], before
+        return before
 
     def _slopes(self, j: int) -> Tensor:
         """Of a node's entries on the whole ball, for those that are linear there [1, entries]."""
@@ -246,7 +280,7 @@ class Relaxed:
         assert isinstance(base, LinearRelaxation)
         return base.upper_slope.reshape(1, -1)
 
-    def _least(self, normal: Tensor) -> tuple[Tensor, Tensor]:
+    def least_at(self, normal: Tensor) -> tuple[Tensor, Tensor]:
         """Of <normal, x> over the ball, and where."""
         count = len(normal)
         if self.ball.norm.p == torch.inf:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.relaxations import LinearRelaxation
-from marginkit.bounds.linear.relaxed import Planes, Relaxed
+from marginkit.bounds.linear.relaxed import Passage, Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
 CANDIDATES = 8  # units of which both halves are looked at before one is split
@@ -26,27 +26,27 @@ def split(relaxed: Relaxed, parts: Subdomains) -> Subdomains:
     if not relaxed.units or not len(parts):
         return parts
     lines = relaxed.lines(parts, parts.alpha)
-    planes = relaxed.planes(parts, lines, parts.beta)
-    score, best = _error(relaxed, parts, lines, planes).topk(min(CANDIDATES, relaxed.units), dim=1)
+    here = relaxed.backward(parts, lines, parts.beta)
+    score, best = _error(relaxed, parts, lines, here).topk(min(CANDIDATES, relaxed.units), dim=1)
     tried = Subdomains.join([replace(parts, pick=column) for column in best.T])
     halves = relaxed.halves(tried)
     bound = relaxed.planes(halves, relaxed.lines(halves, halves.alpha), halves.beta).value
-    before = planes.value.clamp(max=0).repeat(2 * best.shape[1])
+    before = here.planes.value.clamp(max=0).repeat(2 * best.shape[1])
     rise = (bound.clamp(max=0) - before).clamp(min=TINY)
     worth = rise.view(2, best.shape[1], len(parts)).prod(0).masked_fill(score.T <= 0, -1)
     pick = best.gather(1, worth.argmax(0).unsqueeze(1)).squeeze(1)
     return replace(parts, pick=torch.where(score[:, 0] <= 0, -1, pick))
 
 
-def _error(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, planes: Planes) -> Tensor:
+def _error(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, here: Passage) -> Tensor:
     """How much each undecided unit's line costs the bound [m, units]; 0 where it costs nothing."""
-    inside = torch.maximum(torch.minimum(planes.before, parts.high), parts.low)
+    inside = torch.maximum(torch.minimum(here.before, parts.high), parts.low)
     values = torch.cat(
         [inside[:, :0], *(units.op(inside[:, units.place]) for units in relaxed.undecided.values())], 1
     )
     below = values - (lines.lower_slope * inside + lines.lower_offset)
     above = lines.upper_slope * inside + lines.upper_offset - values
     corner = torch.where(relaxed.rectifying(parts), lines.upper_offset, 0)
-    error = torch.where(planes.passed > 0, below, above).clamp(min=0) + CORNER * corner
+    error = torch.where(here.passed > 0, below, above).clamp(min=0) + CORNER * corner
     bent = relaxed.rectifying(parts) | ~relaxed.rectifiers
-    return torch.where(bent, planes.passed.abs() * error, 0)
+    return torch.where(bent, here.passed.abs() * error, 0)
