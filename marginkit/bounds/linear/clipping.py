@@ -17,9 +17,16 @@ from marginkit.bounds.subdomains import Subdomains
 EMPTY = 1e-6  # by which an interval's ends have to miss each other
 
 
+def on_cube(ball: Ball, planes: Planes) -> tuple[Tensor, Tensor]:
+    """Normals [m, f] and levels [m] of planes over a box, as functions of [-1, 1]^f."""
+    low, high = (end.flatten() for end in ball.interval())
+    normal = planes.normal.flatten(1)
+    return normal * ((high - low) / 2), planes.level + normal @ ((low + high) / 2)
+
+
 @dataclass(frozen=True, eq=False)
 class Functions:
-    """Linear functions below some undecided units' inputs z, and below -z, within a ball.
+    """Linear functions of the cube [-1, 1]^f below some undecided units' inputs z, and below -z.
 
     Attributes:
         columns: the units' [k].
@@ -63,82 +70,65 @@ def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, plane
         parts: of it.
         planes: one a part.
     """
-    box, low, high = _Box.of(ball), parts.low.clone(), parts.high.clone()
-    normal, level = planes.normal.flatten(1), planes.level
-    half_spaces = _HalfSpaces(box, normal, level + normal @ box.middle)
+    if not len(parts):
+        return parts
+    low, high = parts.low.clone(), parts.high.clone()
+    half_spaces = _HalfSpaces(*on_cube(ball, planes))
     for group in functions:
         open_ = parts.undecided[:, group.columns]
         above, below = (half_spaces.rises(group) & torch.cat([open_, open_], 1)).chunk(2, dim=1)
-        for part, unit in [above.nonzero(as_tuple=True)]:
-            at = part, group.columns[unit]
-            low[at] = torch.maximum(low[at], downwards(half_spaces.least(group, unit, part)))
-        for part, unit in [below.nonzero(as_tuple=True)]:
-            at, row = (part, group.columns[unit]), unit + len(group.columns)
-            high[at] = torch.minimum(high[at], -downwards(half_spaces.least(group, row, part)))
+        part, unit = above.nonzero(as_tuple=True)
+        at = part, group.columns[unit]
+        low[at] = torch.maximum(low[at], downwards(half_spaces.least(group, unit, part)))
+        part, unit = below.nonzero(as_tuple=True)
+        at, row = (part, group.columns[unit]), unit + len(group.columns)
+        high[at] = torch.minimum(high[at], -downwards(half_spaces.least(group, row, part)))
     empty = (low > high + EMPTY * (1 + low.abs())).any(1)
     low = torch.minimum(low, high)
     return replace(parts, low=low, high=high, bound=torch.where(empty, torch.inf, parts.bound))
 
 
 @dataclass(frozen=True, eq=False)
-class _Box:
-    """middle - reach <= x <= middle + reach [f]."""
-
-    middle: Tensor
-    reach: Tensor
-
-    @staticmethod
-    def of(ball: Ball) -> _Box:
-        low, high = (end.flatten() for end in ball.interval())
-        return _Box((low + high) / 2, (high - low) / 2)
-
-
-@dataclass(frozen=True, eq=False)
 class _HalfSpaces:
-    """The points of a box where normal (x - middle) + level <= 0, of each of m parts."""
+    """The points u of the cube where <normal, u> + level <= 0, of each of m parts."""
 
-    box: _Box
     normal: Tensor
     level: Tensor
 
     def rises(self, group: Functions) -> Tensor:
-        """Whether a function's least value over the box grows with a small multiplier [m, 2 k].
+        """Whether a function's least value over the cube grows with a small multiplier [m, 2 k].
 
         Where it doesn't the half-space says nothing of the function: the bound is concave in the multiplier.
         """
-        pull, size = ((v * self.box.reach).float().T for v in (self.normal, self.normal.abs()))
-        rise = group.signs.abs() @ size - group.signs @ pull
+        normal = self.normal.float().T
+        rise = group.signs.abs() @ normal.abs() - group.signs @ normal
         return (rise + (self.level - self._lengths).float() > 0).T
 
     def least(self, group: Functions, rows: Tensor, part: Tensor) -> Tensor:
         """Lower bounds of the group's functions in the parts' half-spaces, row by row."""
-        if not len(rows):
-            return self.level[:0]
         few = max(1, CACHED // group.support.shape[1])
         pieces = zip(torch.split(rows, few), torch.split(part, few), strict=True)
         return torch.cat([self._least(group, row, of) for row, of in pieces])
 
     def _least(self, group: Functions, row: Tensor, of: Tensor) -> Tensor:
         """Outside the support only the half-space's own coefficients count."""
-        entries, a = group.support[row], group.coefficients[row]
-        g = self.normal[of.unsqueeze(1), entries]
-        reach = self.box.reach[entries]
-        base = group.level[row] + (a * self.box.middle[entries]).sum(1)
-        outside = self._lengths[of] - (g.abs() * reach).sum(1)
-        gain = self.level[of] - outside
-        t = _multiplier((a * reach).float(), (g * reach).float(), gain.float()).double()
-        return base + t * gain - ((a + t.unsqueeze(1) * g).abs() * reach).sum(1)
+        a = group.coefficients[row]
+        entries = group.support[row] + of.unsqueeze(1) * self.normal.shape[1]
+        g = self.normal.view(-1).index_select(0, entries.view(-1)).view_as(a)
+        gain = self.level[of] - self._lengths[of] + g.abs().sum(1)
+        t = _multiplier(a.float(), g.float(), gain.float()).double()
+        return group.level[row] + t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs().sum(1)
 
     @cached_property
     def _lengths(self) -> Tensor:
-        return (self.normal.abs() * self.box.reach).sum(1)
+        return self.normal.abs().sum(1)
 
 
 def _multiplier(a: Tensor, g: Tensor, gain: Tensor) -> Tensor:
     """The best of a few t for t gain - |a + t g|."""
 
     def bound(t: Tensor) -> Tensor:
-        value: Tensor = t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs().sum(1)
+        value: Tensor = t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs_().sum(1)
         return value
 
     return best_multiplier(bound, a.abs().sum(1) / g.abs().sum(1).clamp(min=1e-20))[1]

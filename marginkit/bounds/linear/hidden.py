@@ -12,8 +12,8 @@ from torch import Tensor
 
 from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.climbing import climbed, proved
-from marginkit.bounds.linear.clipping import Functions, clipped, downwards
-from marginkit.bounds.linear.relaxed import Planes, Relaxed, Units, one_hot
+from marginkit.bounds.linear.clipping import Functions, clipped, downwards, on_cube
+from marginkit.bounds.linear.relaxed import Planes, Relaxed, one_hot
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import LINF
 
@@ -27,7 +27,7 @@ class Tightened:
 
     Attributes:
         relaxed: in float64; its intervals are numbers of float32, so that both precisions have the same.
-        functions: of undecided units, for `beyond`; none where they are too many to keep.
+        functions: of undecided units in Linf, for `beyond`; none where they are too many to keep.
     """
 
     relaxed: Relaxed
@@ -39,9 +39,8 @@ class Tightened:
         return self.relaxed.single()
 
     def beyond(self, parts: Subdomains, planes: Planes) -> Subdomains:
-        """The parts, clipped by their planes where that is known how: in Linf."""
-        ball = self.relaxed.ball
-        return clipped(self.functions, ball, parts, planes) if ball.norm is LINF and len(parts) else parts
+        """The parts, clipped by their planes where there are functions."""
+        return clipped(self.functions, self.relaxed.ball, parts, planes) if self.functions else parts
 
 
 def outwards(intervals: Sequence[Interval]) -> list[Interval]:
@@ -69,10 +68,10 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
             planes = _bounds(relaxed, single, intervals, i, index, climb)
             intervals[i] = _met(intervals[i], index, planes.value)
             kept += planes.normal.numel()
-            if kept <= ENTRIES:
+            if kept <= ENTRIES and relaxed.ball.norm is LINF:
                 found.append((j, index, planes))
     done = replace(relaxed, intervals=intervals)
-    return Tightened(done, [_still_undecided(done.undecided[j], index, planes) for j, index, planes in found])
+    return Tightened(done, [_still_undecided(done, j, index, planes) for j, index, planes in found])
 
 
 def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
@@ -94,14 +93,14 @@ def _bounds(
     return Planes.join([proved(exact, climbed(rough, parts[few], steps)) for few in torch.split(rows, ROWS)])
 
 
-def _still_undecided(units: Units, index: Tensor, planes: Planes) -> Functions:
+def _still_undecided(relaxed: Relaxed, j: int, index: Tensor, planes: Planes) -> Functions:
     """Of those that the tighter intervals leave, with their columns."""
-    columns = torch.full((int(index.max()) + 1,), -1, device=index.device)
+    units, columns = relaxed.undecided[j], torch.full((int(index.max()) + 1,), -1, device=index.device)
     mine = units.index[units.index < len(columns)]
     columns[mine] = units.place.start + torch.arange(len(mine), device=index.device)
     left = columns[index] >= 0
     both = torch.cat([left, left])
-    return Functions(columns[index[left]], planes.normal.flatten(1)[both], planes.level[both])
+    return Functions(columns[index[left]], *on_cube(relaxed.ball, planes[both]))
 
 
 def _met(interval: Interval, index: Tensor, least: Tensor) -> Interval:
