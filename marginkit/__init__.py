@@ -23,6 +23,7 @@ HOMES = {
     "Adversarial": "losses.adversarial",
     "Bracket": "types",
     "Certified": "losses.certified",
+    "CertifiedMargin": "losses.certified_margin",
     "CrossEntropy": "losses.cross_entropy",
     "Crown": "methods.crown",
     "DeepFool": "methods.deepfool",

@@ -6,6 +6,7 @@ from marginkit.kinds import Kind, Status
 from marginkit.losses import LOSSES
 from marginkit.losses.adversarial import Adversarial
 from marginkit.losses.certified import Certified
+from marginkit.losses.certified_margin import CertifiedMargin
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.gradient_penalty import GradientPenalty
 from marginkit.losses.hinge import Hinge
@@ -54,6 +55,7 @@ __all__ = [
     "Adversarial",
     "Bracket",
     "Certified",
+    "CertifiedMargin",
     "CrossEntropy",
     "Crown",
     "DeepFool",

@@ -11,12 +11,13 @@ from in_turn import in_turn
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from marginkit.bounds.graph import ops, pooling, relaxations
+from marginkit.bounds.graph import ops, pairs, pooling, relaxations
 from marginkit.bounds.graph.functions import FUNCTIONS
 from marginkit.bounds.graph.graph import Graph, affine, doubled, nonlinear, rounded, trace
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.methods.crown import Crown
+from marginkit.models.one_lipschitz import maxmin
 from marginkit.norms import L2, LINF
 from marginkit.types import Threat
 
@@ -201,6 +202,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "selu": [(lambda x: F.selu(x - 0.5), FLAT)],
     "celu": [(lambda x: F.celu(x - 0.5, 0.3), FLAT)],
     "max_pool1d": [(lambda x: F.max_pool1d(x, 3, 2, 1), SIGNAL)],
+    "marginkit.models.one_lipschitz.maxmin": [(maxmin, FLAT), (maxmin, (5, 3, 2))],
     "max_pool2d": [(lambda x: F.max_pool2d(x, (2, 3), 1, 1), IMAGE), (nn.MaxPool2d(2), IMAGE)],
     **{
         name: [(lambda x, name=name: getattr(F, name)(x, 0.5, False), shape)]
@@ -250,7 +252,7 @@ def test_every_function_has_an_example():
 def test_every_operation_is_among_the_examples():
     seen = {type(node.op) for function, shape in (p.values for p in CASES)
             for node in example(function, shape)[2].nodes}  # fmt: skip
-    kinds = [kind for module in (ops, pooling, relaxations) for kind in vars(module).values()
+    kinds = [kind for module in (ops, pairs, pooling, relaxations) for kind in vars(module).values()
              if isinstance(kind, type) and kind.__module__ == module.__name__]  # fmt: skip
     for kind in kinds:
         if (hasattr(kind, "transpose") or hasattr(kind, "lines")) and not hasattr(kind, "_is_protocol"):

@@ -93,15 +93,15 @@ def interrupting(after: int):
     return on_event
 
 
-@pytest.mark.parametrize("name", ["elsayed", "mlp"])
-def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, name):
-    """With BatchNorm's buffers, an optimiser's state and a schedule to restore."""
+@pytest.mark.parametrize(("name", "ema"), [("elsayed", 0.9), ("mlp", 0.0), ("lipschitz-mlp", 0.0)])
+def test_resuming_gives_the_numbers_of_an_uninterrupted_run(tmp_path, name, ema):
+    """With BatchNorm's buffers, an optimiser's state, averages, free weights and a schedule to restore."""
     digits = load("digits", Source(split="train"))
     digits = replace(digits, labels=digits.labels[:300])
     options = {
         "architecture": name,
         "loss": "large-margin",
-        "recipe": Recipe(epochs=4, batch_size=32, schedule="step"),
+        "recipe": Recipe(epochs=4, batch_size=32, schedule="step", ema=ema),
     }
     whole = train(digits, tmp_path / "whole.pt", **options)
     with pytest.raises(InterruptedHereError):

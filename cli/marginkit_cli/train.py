@@ -27,7 +27,10 @@ from .output import bars, show, speaks
     "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
 )
 @click.option(
-    "--arch", default=defaults.ARCHITECTURE, show_default=True, help="linear, mlp, cnn, elsayed or resnet18."
+    "--arch",
+    default=defaults.ARCHITECTURE,
+    show_default=True,
+    help="linear, mlp, cnn, elsayed, resnet, resnet18, lipschitz-mlp or lipschitz-cnn.",
 )
 @click.option(
     "--arch-option",
@@ -40,8 +43,8 @@ from .output import bars, show, speaks
     "--loss",
     default=defaults.LOSS,
     show_default=True,
-    help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified or "
-    "lipschitz-margin.",
+    help="large-margin, cross-entropy, hinge, adversarial, trades, mma, gradient-penalty, certified, "
+    "lipschitz-margin or certified-margin.",
 )
 @click.option(
     "--loss-option",
@@ -100,6 +103,13 @@ from .output import bars, show, speaks
     help="Of images: shift, flip, crop.",
 )
 @click.option("--amp", is_flag=True, help="Forward passes in bfloat16: faster on recent GPUs.")
+@click.option(
+    "--ema",
+    type=float,
+    default=defaults.EMA,
+    show_default=True,
+    help="Keep weights averaged with this decay, as .999.",
+)
 @click.option(
     "--validation",
     type=float,

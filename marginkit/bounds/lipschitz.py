@@ -19,6 +19,7 @@ from marginkit.bounds.graph.ops import (
     Shape,
     TransposedConvolution,
 )
+from marginkit.bounds.graph.pairs import moved_by
 from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier, Smooth
 from marginkit.bounds.spectral import ABOVE, convolution_norm, matrix_norm
@@ -89,15 +90,18 @@ def metric(matrices: Sequence[Tensor], entries: int) -> Tensor:
 
 
 def stretches(graph: Graph, norm: Norm) -> list[float]:
-    """For each node a Lipschitz constant as a function of the input: products, and sums over branches."""
+    """For each node a Lipschitz constant as a function of the input: products, and sums over branches.
+
+    Pairs that are sorted move as their inputs do.
+    """
     found = [1.0]
     for node, own in zip(graph.nodes[1:], own_stretches(graph, norm)[1:], strict=True):
-        found.append(own * sum(found[j] for j in node.inputs))
+        found.append(own * sum(found[j] for j in moved_by(node)))
     return found
 
 
 def own_stretches(graph: Graph, norm: Norm) -> tuple[float, ...]:
-    """For each node |its change| over the sum of its inputs' changes, from above."""
+    """For each node |its change| over the sum of the changes of those that `moved_by` names, from above."""
     found = [1.0]
     for node in graph.nodes[1:]:
         if nonlinear(node.op):

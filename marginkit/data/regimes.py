@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torchvision.transforms import v2
 
 from marginkit.data.dataset import Data
 from marginkit.errors import MarginkitError
 
 Augmentation = Literal["shift", "flip", "crop"]
 
-# From the size of an image to what is done to each one on its own.
-AUGMENTATIONS: Mapping[str, Callable[[list[int]], Callable[[Tensor], Tensor]]] = {
-    "shift": lambda size: v2.RandomAffine(0, translate=(0.1, 0.1)),
-    "flip": lambda size: v2.RandomHorizontalFlip(),
-    "crop": lambda size: v2.RandomResizedCrop(size, scale=(0.7, 1.0), antialias=True),
+AUGMENTATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "shift": lambda x: _shifted(x),
+    "flip": lambda x: torch.where(_drawn(x) < 0.5, x.flip(3), x),
+    "crop": lambda x: _cropped(x),
 }
 
 
@@ -105,5 +105,41 @@ def augmented(x: Float[Tensor, "n *d"], names: tuple[Augmentation, ...]) -> Floa
         return x
     if x.ndim != 4:
         raise MarginkitError(f"--augment is for images; these inputs have the shape {list(x.shape[1:])}")
-    change = v2.Compose([AUGMENTATIONS[name](list(x.shape[2:])) for name in names])
-    return torch.stack([change(image) for image in x])
+    for name in names:
+        x = AUGMENTATIONS[name](x)
+    return x
+
+
+def _drawn(x: Tensor) -> Tensor:
+    """A number in [0, 1) for each image [n, 1, 1, 1], the same whatever the device."""
+    return torch.rand(len(x), 1, 1, 1).to(x)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """By whole pixels, up to a tenth of the size."""
+    for axis in (2, 3):
+        most = x.shape[axis] // 10
+        by = ((2 * most + 1) * _drawn(x)).long() - most
+        place = torch.arange(x.shape[axis], device=x.device).view(-1, *[1] * (3 - axis)) - by
+        inside = (place >= 0) & (place < x.shape[axis])
+        moved = x.gather(axis, place.clamp(0, x.shape[axis] - 1).expand_as(x))
+        x = torch.where(inside, moved, 0)
+    return x
+
+
+def _cropped(x: Tensor) -> Tensor:
+    """A part of .7 to 1 of the area, its sides in a ratio of 3/4 to 4/3, in the image's size."""
+    area, ratio = 0.7 + 0.3 * _drawn(x), torch.exp(math.log(4 / 3) * (2 * _drawn(x) - 1))
+    sides = [(area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)]
+    middles = [(1 - side) * (2 * _drawn(x) - 1) for side in sides]
+    rows, columns = (
+        middle + side * _centres(x, axis) for side, middle, axis in zip(sides, middles, (2, 3), strict=True)
+    )
+    grid = torch.stack([columns.expand(-1, -1, *x.shape[2:]), rows.expand(-1, -1, *x.shape[2:])], -1)
+    return F.grid_sample(x, grid.squeeze(1), padding_mode="border", align_corners=False)
+
+
+def _centres(x: Tensor, axis: int) -> Tensor:
+    """Of the pixels along an axis, where the image reaches from -1 to 1."""
+    size = x.shape[axis]
+    return ((torch.arange(size).to(x) + 0.5) * 2 / size - 1).view(-1, *[1] * (3 - axis))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from marginkit.logits import Labels
 from marginkit.losses.adversarial import Adversarial
 from marginkit.losses.certified import Certified
+from marginkit.losses.certified_margin import CertifiedMargin
 from marginkit.losses.cross_entropy import CrossEntropy
 from marginkit.losses.gradient_penalty import GradientPenalty
 from marginkit.losses.hinge import Hinge
@@ -46,4 +47,5 @@ LOSSES: dict[str, type[Loss]] = {
     "gradient-penalty": GradientPenalty,
     "certified": Certified,
     "lipschitz-margin": LipschitzMargin,
+    "certified-margin": CertifiedMargin,
 }

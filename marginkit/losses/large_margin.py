@@ -12,21 +12,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import capture
-from marginkit.distributed import gathered
-from marginkit.errors import MarginkitError
+from marginkit.errors import MarginkitError, UsageError
 from marginkit.guard.given import as_batch_labels
 from marginkit.kinds import INPUT
 from marginkit.layers import resolve_layers
-from marginkit.logits import Labels, check_scores, linearised_distance
+from marginkit.logits import Labels, check_scores, differences, rivals, scored
 from marginkit.losses.cross_entropy import CrossEntropy
+from marginkit.losses.distances import Gamma, of_distances, per_layer, typical
 from marginkit.losses.linearised import NONE, Shortcuts, linearised
+from marginkit.losses.lipschitz_constants import POWER_STEPS, pair_constants
 from marginkit.losses.newton_walk import toward_boundary
-from marginkit.losses.paper_loss import Aggregate, paper_loss
+from marginkit.losses.paper_loss import Aggregate
 from marginkit.losses.shared_backward import Owner, dense, entrance, owning
 from marginkit.norms import NORMS, Vectors
 from marginkit.types import Threat
-
-Gamma = float | Sequence[float] | Literal["auto"]
 
 
 def large_margin(
@@ -81,34 +80,15 @@ def large_margin(
             f"top_k is {top_k}, but there are {others} rivals: give 1 to {others}, or None for all"
         )
     sizes = [h[0].numel() for h in activations] if layer_weights == "numel" else layer_weights
-    weights = scores.new_tensor(_per_layer("layer_weights", 1.0 if sizes is None else sizes, activations))
+    weights = scores.new_tensor(per_layer("layer_weights", 1.0 if sizes is None else sizes, activations))
     difference, length = linearised(
         scores, y, activations, NORMS[norm], top_k,
         moved=moved, differentiate_norm=differentiate_norm, shortcuts=shortcuts,
     )  # fmt: skip
-    unit: float | Tensor = 1.0
-    if gamma == "auto":
-        unit, gamma = typical(linearised_distance(difference, length / weights, epsilon), reach), 1.0
-    return paper_loss(
-        difference,
-        length,
-        gamma=scores.new_tensor(_per_layer("gamma", gamma, activations)),
-        alpha=alpha,
-        aggregate=aggregate,
-        weights=weights,
+    return of_distances(
+        difference, length, gamma=gamma, reach=reach, alpha=alpha, aggregate=aggregate, weights=weights,
         epsilon=epsilon,
-        unit=unit,
-    )
-
-
-def typical(distance: Float[Tensor, "n k layers"], reach: float) -> Float[Tensor, "layers"]:
-    """`reach` times the median distance of the samples right at that layer; 1 where none is. A constant.
-
-    Of the whole batch, where several processes have a share of it each.
-    """
-    nearest = gathered(distance.detach().amin(1))
-    median = torch.where(nearest > 0, nearest, torch.nan).nanmedian(0).values
-    return torch.where(median > 0, reach * median, 1.0)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,6 +111,9 @@ class LargeMargin:
         score: compare logits, or the softmax probabilities of the authors' code, with which gamma is
             not a distance in pixels.
         steps: towards the boundary before it is linearised.
+        norm_of: what D is divided by: the length of its `gradient`, which linearises, or its `lipschitz`
+            constant (`pair_constants`), which makes every distance a proved one, at the input and in L2;
+            steps, layer_weights and differentiate_norm then have no meaning.
         low, high: the box that these steps stay in; None for none.
         cross_entropy: weight of the cross-entropy added.
         warm_up: the share of training with cross-entropy alone.
@@ -150,6 +133,7 @@ class LargeMargin:
     differentiate_norm: bool = False
     epsilon: float = 1e-6
     steps: int = 2
+    norm_of: Literal["gradient", "lipschitz"] = "gradient"
     low: float | None = None
     high: float | None = None
     cross_entropy: float = 4.0
@@ -167,6 +151,8 @@ class LargeMargin:
                 model has an operation that can't be differentiated twice.
         """
         y = as_batch_labels(y, x)
+        if self.norm_of == "lipschitz":
+            return self._certified(model, x, y)
         layers = resolve_layers(model, self.layers, x)
         own = owning(model) if self._shares(x) else {}
         first = entrance(model) if layers[0] == INPUT and not self.differentiate_norm else None
@@ -200,6 +186,28 @@ class LargeMargin:
         )
         return loss + self.cross_entropy * F.cross_entropy(clean, y) if self.cross_entropy else loss
 
+    def _certified(self, model: nn.Module, x: Vectors, y: Labels) -> Float[Tensor, ""]:
+        """The same loss of the distances that Lipschitz constants prove."""
+        if self.norm != "l2" or self.layers not in (("all",), (INPUT,)):
+            raise UsageError(
+                f"norm_of=lipschitz with norm={self.norm}, layers={','.join(self.layers)}: its constants are"
+                " known in l2, at the input; leave both options away"
+            )
+        scores, y = scored(model, x, y)
+        rival = rivals(scores, y, self.top_k)
+        constants = pair_constants(model, x, scores.shape[1], POWER_STEPS)
+        loss = of_distances(
+            differences(scores, y, rival).unsqueeze(2),
+            constants[y.unsqueeze(1), rival].unsqueeze(2),
+            gamma=self.gamma,
+            reach=self.reach,
+            alpha=self.alpha,
+            aggregate=self.aggregate,
+            weights=torch.ones_like(scores[0, :1]),
+            epsilon=self.epsilon,
+        )
+        return loss + self.cross_entropy * F.cross_entropy(scores, y) if self.cross_entropy else loss
+
     def _shares(self, x: Vectors) -> bool:
         """Whether one rival's difference is all that is differentiated, and for the parameters alone."""
         beside = bool(self.cross_entropy) and not self.steps
@@ -215,12 +223,3 @@ class LargeMargin:
 
         threat = Threat(NORMS[self.norm], self.low, self.high)
         return toward_boundary(model, x, y, threat, self.steps, limit)
-
-
-def _per_layer(name: str, value: float | Sequence[float], activations: Sequence[Tensor]) -> list[float]:
-    values = [value] * len(activations) if isinstance(value, int | float) else list(value)
-    if len(values) != len(activations):
-        raise MarginkitError(
-            f"{name} has {len(values)} entries for {len(activations)} layers: give one number, or one a layer"
-        )
-    return values

@@ -7,59 +7,17 @@ measure at.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from marginkit.errors import MarginkitError
+from marginkit.models.lipschitz import LipschitzCNN, LipschitzMLP
+from marginkit.models.residual import ResNet, ResNet18
+from marginkit.models.stages import Architecture, Normalize, Shape, image_size, staged
 
-Shape = tuple[int, ...]
-
-
-@runtime_checkable
-class Architecture(Protocol):
-    """A frozen dataclass of options, called with the shape of one input and the number of classes."""
-
-    def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
-        """An untrained model with named stages, `normalize` first."""
-        ...
-
-
-class Normalize(nn.Module):
-    """(x - mean) / std for each channel of images, or for each feature of flat inputs."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, shape: Shape) -> None:
-        """The identity, until `fit` or a checkpoint sets it."""
-        super().__init__()
-        size = (shape[0], *[1] * (len(shape) - 1))
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
-
-    def forward(self, x: Float[Tensor, "n *d"]) -> Float[Tensor, "n *d"]:
-        """The normalised inputs."""
-        return (x - self.mean) / self.std
-
-    def fit(self, batches: Iterable[Tensor]) -> None:
-        """Takes mean and standard deviation from data; a constant feature keeps a deviation of 1."""
-        count, total, square = 0, torch.zeros(len(self.mean)).double(), torch.zeros(len(self.mean)).double()
-        for x in batches:
-            entries = x.double().transpose(0, 1).flatten(1)
-            count += entries.shape[1]
-            total += entries.sum(1)
-            square += entries.square().sum(1)
-        mean = total / count
-        std = (square / count - mean.square()).clamp(min=0).sqrt()
-        self.mean.copy_(mean.view_as(self.mean))
-        self.std.copy_(torch.where(std > 1e-6, std, 1.0).view_as(self.std))
+__all__ = ["ARCHITECTURES", "CNN", "MLP", "Architecture", "Elsayed", "LinearClassifier", "Normalize", "Shape"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +66,7 @@ class CNN:
 
     def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
         """normalize, conv1, conv2, ..., flatten, hidden, scores."""
-        height, width = _image(shape, "cnn", 2 ** len(self.channels))
+        height, width = image_size(shape, "cnn", 2 ** len(self.channels))
         ins = [shape[0], *self.channels]
         pooled = self.halve == "pool"
         stages = {}
@@ -132,7 +90,7 @@ class Elsayed:
 
     def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
         """normalize, conv1, conv2, flatten, hidden, scores."""
-        height, width = _image(shape, "elsayed", 4)
+        height, width = image_size(shape, "elsayed", 4)
 
         def conv(a: int, b: int) -> nn.Sequential:
             return nn.Sequential(
@@ -149,44 +107,21 @@ class Elsayed:
         )
 
 
-@dataclass(frozen=True)
-class ResNet18:
-    """torchvision's ResNet-18 with the stem for small images: 3x3, stride 1, no max-pooling."""
-
-    def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
-        """normalize, conv1, bn1, relu, layer1 .. layer4, avgpool, flatten, fc."""
-        from torchvision.models import resnet18
-
-        _image(shape, "resnet18", 8)
-        network = resnet18(num_classes=classes)
-        network.conv1 = nn.Conv2d(shape[0], 64, 3, padding=1, bias=False)
-        stages = dict(network.named_children())
-        del stages["maxpool"]
-        head = stages.pop("fc")
-        return _stages(shape, **stages, flatten=nn.Flatten(), fc=head)
-
-
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "linear": LinearClassifier,
     "mlp": MLP,
     "cnn": CNN,
     "elsayed": Elsayed,
+    "resnet": ResNet,
     "resnet18": ResNet18,
+    "lipschitz-mlp": LipschitzMLP,
+    "lipschitz-cnn": LipschitzCNN,
 }
 
 
 def _stages(shape: Shape, **stages: nn.Module) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(normalize=Normalize(shape), **stages))
+    return staged(Normalize(shape), **stages)
 
 
 def _dense(a: int, b: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(a, b), nn.ReLU())
-
-
-def _image(shape: Shape, name: str, smallest: int) -> tuple[int, int]:
-    if len(shape) != 3 or min(shape[1:]) < smallest:
-        raise MarginkitError(
-            f"{name} takes images [channels, height, width] of at least {smallest}x{smallest};"
-            f" these inputs are {list(shape)}: use mlp or linear"
-        )
-    return shape[1], shape[2]

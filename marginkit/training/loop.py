@@ -28,10 +28,14 @@ from marginkit.methods.first_order import FirstOrder
 from marginkit.models import checkpoint as checkpoints
 from marginkit.models.architectures import ARCHITECTURES, Normalize
 from marginkit.models.checkpoint import Checkpoint
+from marginkit.models.lipschitz import Constrained
+from marginkit.models.one_lipschitz import plain_state
 from marginkit.norms import L2
 from marginkit.options import choose, configure
+from marginkit.training.averaging import Averaged
 from marginkit.training.ddp import Shared, shared_objective
 from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
+from marginkit.training.resuming import progress, restore
 from marginkit.types import Threat
 from marginkit.versions import versions
 
@@ -88,9 +92,13 @@ def train(
     device = torch.device(ranks.device(find_device(device)))
     run = _Run(data, Path(out), recipe, device, workers, on_event if ranks.first else unheard, ranks)
     with _seeded(recipe.seed, 0, run.device):
-        model = configure(
+        build = configure(
             choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
-        )(data.shape, data.classes).to(run.device)
+        )
+        model = build(data.shape, data.classes)
+        if isinstance(build, Constrained):
+            build.constrain(model)
+        model = model.to(run.device)
     objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", _boxed(loss, bounds, loss_options))
     with _seeded(recipe.seed, 0, run.device), evaluating(model):
         few = data.inputs([0, 1]).to(run.device), torch.from_numpy(data.labels[:2]).to(run.device)
@@ -132,33 +140,36 @@ class _Run:
         optimizer = OPTIMIZERS[self.recipe.optimizer](model.parameters(), self.recipe)
         last = self.out.with_name(self.out.stem + ".last.pt")
         history, best = [], start
+        averaged = Averaged(model, self.recipe.ema) if self.recipe.ema else None
         if resume and last.exists():
-            history = self._restore(model, optimizer, start, last)
+            history = restore(last, start, model, optimizer, averaged)
             best = checkpoints.load(self.out)[0]
         else:
             normalize = model.get_submodule("normalize")
             assert isinstance(normalize, Normalize)
             normalize.fit(x for _, x, _ in self._batches(fitting, "reading the data"))
+            averaged = Averaged(model, self.recipe.ema) if self.recipe.ema else None
+        kept = averaged.model if averaged else model
         shared = shared_objective(model, self.ranks)
         for epoch in range(len(history), self.recipe.epochs):
             with _seeded(self.recipe.seed, 1 + epoch, self.device):
-                average = self._epoch(model, shared, loss, optimizer, fitting, epoch)
-            metrics = {"epoch": epoch + 1, "loss": average, **self._validate(model, held_out)}
+                average = self._epoch(model, shared, loss, optimizer, averaged, fitting, epoch)
+            metrics = {"epoch": epoch + 1, "loss": average, **self._validate(kept, held_out)}
             best_before = max((m["accuracy"] for m in history), default=0.0) if held_out else 0.0
             history = [*history, metrics]
-            now = replace(start, state=_copied(model), training=start.training | {"history": history})
+            now = replace(start, state=plain_state(kept), training=start.training | {"history": history})
             better = not held_out or metrics["accuracy"] >= best_before
             best = now if better else best
             if self.ranks.first:
-                self._write(now, better, optimizer, last)
+                self._write(now, better, progress(model, optimizer, averaged), last)
             self.on_event(EpochDone(metrics))
         self.ranks.wait()
         return best
 
-    def _write(self, now: Checkpoint, better: bool, optimizer: torch.optim.Optimizer, last: Path) -> None:
+    def _write(self, now: Checkpoint, better: bool, going_on: dict[str, Any], last: Path) -> None:
         if better:
             checkpoints.save(now, self.out)
-        checkpoints.save(replace(now, progress={"optimizer": optimizer.state_dict()}), last)
+        checkpoints.save(replace(now, progress=going_on), last)
         _write_lines(now.training["history"], self.out.with_name(self.out.stem + ".metrics.jsonl"))
 
     def _epoch(
@@ -167,6 +178,7 @@ class _Run:
         shared: Shared,
         loss: Loss,
         optimizer: torch.optim.Optimizer,
+        averaged: Averaged | None,
         fitting: list[int],
         epoch: int,
     ) -> float:
@@ -187,7 +199,7 @@ class _Run:
                 share = (epoch + step / steps) / recipe.epochs
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](share)
             optimizer.zero_grad(set_to_none=True)
-            x, y = augmented(x, recipe.augment).to(self.device), y.to(self.device)
+            x, y = augmented(x.to(self.device), recipe.augment), y.to(self.device)
             if recipe.noise:
                 x = x + recipe.noise * torch.randn_like(x)
             now = loss.at((epoch + step / steps) / recipe.epochs) if isinstance(loss, Scheduled) else loss
@@ -199,6 +211,8 @@ class _Run:
             if recipe.clip is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
+            if averaged:
+                averaged.update(model)
             total += value.item() * len(y)
             if not math.isfinite(total):
                 raise MarginkitError(
@@ -244,23 +258,6 @@ class _Run:
         found = grouped(self.data, mine, workers=self.workers)
         return tracked(found, description, len(groups), self.on_event)
 
-    def _restore(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, start: Checkpoint, last: Path
-    ) -> list[Metrics]:
-        before = checkpoints.load(last)[0]
-        for name in (f.name for f in fields(start) if f.name not in ("state", "training", "progress")):
-            _same(last, name, getattr(before, name), getattr(start, name))
-        for name in ("loss", "loss_options", "recipe"):
-            _same(last, name, before.training[name], start.training[name])
-        model.load_state_dict(before.state)
-        optimizer.load_state_dict(before.progress["optimizer"])
-        return list(before.training["history"])
-
-
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    """The state as it is now: `state_dict` gives tensors that the next epoch writes into."""
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
 
 def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:
     """A loss that knows a box takes the data's, unless the options say otherwise."""
@@ -275,13 +272,6 @@ def _seeded(seed: int, stream: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed * 1_000_003 + stream)
         yield
-
-
-def _same(path: Path, name: str, before: Any, now: Any) -> None:
-    if before != now:
-        raise MarginkitError(
-            f"{path} has {name} {before}, this run {now}: resume with the same, or --overwrite"
-        )
 
 
 def _write_lines(history: list[Metrics], path: Path) -> None:

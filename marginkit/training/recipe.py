@@ -52,6 +52,7 @@ class Recipe:
         label_noise: share of these samples that get a wrong label, held-out ones among them.
         augment: what to do to each training image, anew in every epoch: `shift`, `flip`, `crop`.
         amp: forward passes in bfloat16 where that is precise enough; weights and losses stay float32.
+        ema: decay of the average over the weights' course that is validated and kept; 0 keeps the weights.
         validation: the share of the training split held out to choose the best epoch by; 0 keeps the last.
         seed: of everything random.
     """
@@ -69,6 +70,7 @@ class Recipe:
     label_noise: float = defaults.LABEL_NOISE
     augment: tuple[Augmentation, ...] = ()
     amp: bool = False
+    ema: float = defaults.EMA
     validation: float = defaults.VALIDATION
     seed: int = defaults.SEED
 
@@ -79,6 +81,8 @@ class Recipe:
                 f"epochs {self.epochs}, batch size {self.batch_size}, learning rate {self.learning_rate}:"
                 " expected at least 1, at least 2, and more than 0"
             )
+        if not 0 <= self.ema < 1:
+            raise MarginkitError(f"the decay of averaged weights is {self.ema}; expected 0 <= decay < 1")
         if not 0 <= self.validation < 1:
             raise MarginkitError(f"the validation share is {self.validation}; expected 0 <= share < 1")
         if not (0 < self.fraction <= 1 and 0 <= self.label_noise <= 1):

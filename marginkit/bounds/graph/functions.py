@@ -8,6 +8,7 @@ from typing import Any
 
 from marginkit.bounds.graph import activations as act
 from marginkit.bounds.graph import arithmetic as arith
+from marginkit.bounds.graph import pairs
 from marginkit.bounds.graph import rearranging as move
 from marginkit.bounds.graph.call import Call
 from marginkit.bounds.graph.relaxations import SIGMOID, SILU, TANH
@@ -76,4 +77,5 @@ FUNCTIONS: dict[str, Rule] = {
     "selu": _named(act.selu),
     "celu": _named(act.celu_),
     **dict.fromkeys(("max_pool1d", "max_pool2d"), _named(act.max_pool)),
+    "marginkit.models.one_lipschitz.maxmin": _named(pairs.maxmin),
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
 from marginkit.bounds.graph.ops import Convolution, Interval, LinearBounds, Scale
+from marginkit.bounds.graph.pairs import moved_by
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inner
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure, largest_bound
@@ -181,7 +182,7 @@ class _Known:
             self.radii.append(self.ball.radius)
             return
         centre = node.op(*(self.centres[k] for k in node.inputs))
-        before: Tensor = sum((self.radii[k] for k in node.inputs), torch.zeros_like(self.ball.radius))
+        before: Tensor = sum((self.radii[k] for k in moved_by(node)), torch.zeros_like(self.ball.radius))
         low, high = self.intervals[i]
         if (lengths := row_lengths(node.op, [self.graph.nodes[k].shape for k in node.inputs])) is not None:
             reach = torch.where(lengths > 0, lengths * column(before, centre), 0)
