@@ -71,7 +71,8 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
             if kept <= ENTRIES and relaxed.ball.norm is LINF:
                 found.append((j, index, planes))
     done = replace(relaxed, intervals=intervals)
-    return Tightened(done, [_still_undecided(done, j, index, planes) for j, index, planes in found])
+    functions = [_still_undecided(done, j, index, planes) for j, index, planes in found]
+    return Tightened(done, [group for group in functions if len(group.columns)])
 
 
 def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:

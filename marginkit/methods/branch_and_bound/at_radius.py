@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from marginkit.activations import evaluating
-from marginkit.bounds.graph.graph import Graph
+from marginkit.bounds.graph.graph import Graph, rounded
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
@@ -20,11 +20,11 @@ from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
-from marginkit.logits import differences, rivals
+from marginkit.logits import crossed, rivals
 from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
 from marginkit.methods.crown import ahead
-from marginkit.methods.search.descent import dense, descend
+from marginkit.methods.search.hopping import Hopping
 from marginkit.norms import L2
 from marginkit.types import Threat
 
@@ -33,8 +33,7 @@ HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
 BATCH, PARTS = 32, 1_000_000  # parts that are halved at a time, and that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
-ATTACKED = 4  # points from which an adversarial input is looked for at a time
-SIZES = tuple(0.5 * 0.6**step for step in range(6))  # of these searches' steps, in shares of the radius
+EDGE = 1e-6  # of the radius, that searches in float32 keep off its sphere
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,34 +81,45 @@ def decide(sample: Sample, radius: float, deadline: float) -> Decision:
         balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
-    attack = Attack(sample, radius, rival[0])
+    attack = Attack.of(sample, radius, rival[0])
     return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls).decide()
 
 
 @dataclass(frozen=True, eq=False)
 class Attack:
-    """Looks for an adversarial input of one sample from points where its bounds are worst.
+    """Looks for an adversarial input of one sample, from points where its bounds are worst as well.
 
     (Bounds lead where gradients at the input do not: Zhang et al., arXiv 2206.03727, ICML 2022.)
     """
 
     sample: Sample
-    radius: float
     rival: Tensor
+    hopping: Hopping
 
-    def __call__(self, points: Tensor, rival: Tensor) -> Tensor | None:
-        """An adversarial input [1, *d] within the radius, or None; rivals by their position."""
-        few, toward = points[:ATTACKED], self.rival[rival[:ATTACKED]].unsqueeze(1)
-        model, x, y = self.sample.model, self.sample.x.expand_as(few), self.sample.y.expand(len(few))
-        radius = few.new_full((len(few),), self.radius)
+    @staticmethod
+    def of(sample: Sample, radius: float, rival: Tensor) -> Attack:
+        """With a search in float32."""
+        graph, inside = rounded(sample.graph, torch.float32), radius * (1 - EDGE)
+        return Attack(sample, rival, Hopping(graph, sample.x.float(), sample.y, sample.threat, inside))
 
-        def ahead_of(scores: Tensor, active: Tensor) -> Tensor:
-            return differences(scores, y[active], toward[active]).squeeze(1)
+    def __call__(self, points: Tensor, rival: Tensor, open_: Tensor) -> Tensor | None:
+        """An adversarial input [1, *d] within the radius, or None.
 
-        with evaluating(model), torch.enable_grad():
-            found = descend(model, x, y, self.sample.threat, radius, few - x, ahead_of, list(SIZES), dense)
-        rows = (~found.flatten(1).isnan().any(1)).nonzero().squeeze(1)
-        return found[rows[:1]].detach() if len(rows) else None
+        Args:
+            points: of parts, the worst first.
+            rival: of these parts, by position.
+            open_: rivals of all parts that are left, by position.
+        """
+        found = self.hopping.round(self.rival[open_], points.float(), self.rival[rival]).double()
+        model, x, y, threat = self.sample.model, self.sample.x, self.sample.y, self.sample.threat
+        radius, sides = x.new_tensor([self.hopping.radius]), threat.room(x)
+        with evaluating(model):
+            for i in range(len(found)):
+                near = found[i : i + 1]
+                point = threat.clip(x, x + threat.norm.project(near - x, radius, *sides))
+                if bool(crossed(model(point), y)):
+                    return point
+        return None
 
 
 @dataclass(eq=False)
@@ -135,19 +145,21 @@ class AtRadius:
     def decide(self) -> Decision:
         """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
-        open_ = self._examined(network, network.single.root(), FIRST)
+        open_ = network.single.root()
+        open_ = self._examined(network, open_, FIRST, open_[:0])
         while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
             taken = split(network.single, open_[order[:BATCH]])
             whole = taken.pick < 0
-            if whole.any() and len(self._examined(network, taken[whole], LONG)):
+            others = open_[order[BATCH:]]
+            if whole.any() and len(self._examined(network, taken[whole], LONG, others)):
                 break  # a part in which the network is linear, and nothing left to split
             halves = network.single.halves(taken[~whole])
-            open_ = Subdomains.join([open_[order[BATCH:]], self._examined(network, halves, STEPS)])
+            open_ = Subdomains.join([others, self._examined(network, halves, STEPS, others)])
         return Decision(self.witness is None and not len(open_), self.witness, self.parts)
 
-    def _examined(self, network: Tightened, parts: Subdomains, steps: int) -> Subdomains:
-        """Those that are not proved, in tighter intervals; adversarial inputs are looked for in them."""
+    def _examined(self, network: Tightened, parts: Subdomains, steps: int, others: Subdomains) -> Subdomains:
+        """Those that are not proved, in tighter intervals; adversarial inputs are looked for."""
         if not len(parts):
             return parts
         self.parts += len(parts)
@@ -162,7 +174,8 @@ class AtRadius:
         parts, planes, lost = parts[left], planes[left], lost[left]
         if len(left):
             worst = planes.value.argsort()
-            self.witness = self.attack(planes.point[worst], parts.rival[worst])
+            rivals = torch.unique(torch.cat([parts.rival, others.rival]))
+            self.witness = self.attack(planes.point[worst], parts.rival[worst], rivals)
         parts = network.beyond(parts, replace(planes, level=planes.level - lost))
         return parts[parts.bound != torch.inf]
 
