@@ -33,7 +33,7 @@ from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
 RADII = (36 / 255, 72 / 255, 108 / 255, 0.5, 1.0, 1.58, 2.0)
-MAIN = 5  # jobs that matter most
+MAIN = 6  # jobs that matter most
 SHOWN = ("epochs", "seconds", "accuracy", "by construction")
 FEW = 5000  # samples of the many networks
 LOADED: dict[tuple[str, str, str], Data] = {}
