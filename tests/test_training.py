@@ -262,3 +262,14 @@ def test_a_last_batch_of_one_does_not_stop_batch_norm(tmp_path, digits):
         loss="cross-entropy",
         recipe=Recipe(epochs=1, batch_size=16, validation=0.0),
     )
+
+
+def test_a_run_from_before_an_option_came_goes_on(tmp_path, digits):
+    options = {"recipe": Recipe(epochs=2, validation=0.0, schedule="constant"), **SMALL}
+    with pytest.raises(InterruptedHereError):
+        train(digits, tmp_path / "m.pt", on_event=interrupting(2), **options)
+    last = tmp_path / "m.last.pt"
+    before = checkpoints.load(last)[0]
+    del before.training["recipe"]["ema"]
+    checkpoints.save(before, last)
+    assert len(train(digits, tmp_path / "m.pt", resume=True, **options).training["history"]) == 2
