@@ -50,7 +50,7 @@ def jobs() -> list[Job]:
         Job("large-margin", "plain", "cifar", "resnet", SMALL, "large-margin", {}, plain),
         Job("adversarial", "plain", "cifar", "resnet", SMALL, "adversarial", {"radius": 8 / 255}, plain),
         Job("certified", "certified", "cifar", "lipschitz-cnn",
-            {"channels": (24, 48, 64), "depth": 1, "hidden": (96,)}, "certified-margin",
+            {"channels": (24, 48, 64), "depth": 1, "hidden": (88,)}, "certified-margin",
             {"radius": 0.5, "temperature": 0.2}, {**kept, "augment": MOVED}, 60),
         *(Job(f"certified-{radius:g}", "mnist", "mnist", "lipschitz-mlp", {"hidden": (256, 176)},
               "certified-margin", {"radius": radius, "temperature": temperature}, kept, 80)
