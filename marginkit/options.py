@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -36,6 +36,12 @@ def configure(cls: type[T], what: str, options: Mapping[str, Any]) -> T:
             raise UsageError(f"{what} has no option {name!r}; it has {', '.join(names) or 'none'}")
         values[name] = _validated(hints[name], f"{what}: option {name}", given)
     return cls(**values)
+
+
+def completed(cls: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record of a dataclass's options; one that was written before an option came has its default."""
+    known = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    return {**known, **record}
 
 
 def _validated(hint: Any, what: str, given: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import importlib
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from marginkit.errors import MarginkitError
@@ -11,7 +11,14 @@ from marginkit.errors import MarginkitError
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that results depend on."""
     names = ("marginkit", "torch", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:  # a folder on the path
+        return "not installed"
 
 
 def optional_package(name: str, extra: str = "") -> Any:

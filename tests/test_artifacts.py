@@ -16,10 +16,13 @@ from quickly import measure_file
 from marginkit.artifacts import available, located
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
+from marginkit.losses import LOSSES
 from marginkit.models.checkpoint import load as load_checkpoint
+from marginkit.options import completed
 from marginkit.table.reading import read
 from marginkit.table.writing import write
 from marginkit.training.evaluation import accuracy
+from marginkit.training.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 SEARCHED = 40
@@ -87,8 +90,9 @@ def test_training_a_digits_model_anew_gives_the_kept_one(make, way, tmp_path):
     """Training amplifies rounding: another processor may differ by a sample or two, and in distance."""
     anew = make["fit"]("digits", way, tmp_path / "m.pt", Path("data"))
     kept = load_checkpoint(located(f"artifact:digits/{way}", ".pt"))[0]
-    assert anew.training["recipe"] == kept.training["recipe"]
-    assert anew.training["loss_options"] == kept.training["loss_options"]
+    loss = LOSSES[anew.training["loss"]]
+    assert anew.training["recipe"] == completed(Recipe, kept.training["recipe"])
+    assert anew.training["loss_options"] == completed(loss, kept.training["loss_options"])
     test = load("digits")
     assert accuracy(anew.model(), test) == pytest.approx(accuracy(kept.model(), test), abs=0.01)
     table, _ = measure_file(tmp_path / "m.pt", ["nearest"], first=SEARCHED)

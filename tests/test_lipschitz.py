@@ -110,6 +110,17 @@ def test_crown_proves_more_than_lipschitz(network, samples, norm):
     assert (loose <= tight * (1 + 2e-3)).all()
 
 
+def test_a_part_without_entries_moves_by_nothing(norm):
+    class Split(nn.Module):
+        def forward(self, x):
+            return torch.cat([x[:, :4], x[:, 4:]], 1)
+
+    model = nn.Sequential(Split(), nn.Linear(4, 3)).double()
+    x = torch.rand(3, 4, dtype=torch.float64)
+    found = Lipschitz()(model, x, model(x).argmax(1), Threat(norm))
+    assert (found.lower > 0).all(), found.note
+
+
 def test_equal_rows_can_never_change_places():
     model = nn.Linear(3, 2).double()
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from importlib.metadata import PackageNotFoundError
 
 import h5py
 import pytest
@@ -15,6 +16,7 @@ from marginkit.table.provenance import KEPT, LATER, OWN, Provenance
 from marginkit.table.reading import read
 from marginkit.table.verdicts import KEY, combined
 from marginkit.table.writing import write
+from marginkit.versions import versions
 
 pytestmark = pytest.mark.quick
 
@@ -115,3 +117,11 @@ def test_of_two_runs_checks_the_greater_doubt_stays_with_all_that_it_says():
         assert combined(before, now).reliability.verdicts == grave.reliability.verdicts
     assert combined(grave, Provenance.of({"seed": 1})).plain() == {"seed": 1}
     assert combined(Provenance.of({}), mild) == mild
+
+
+def test_a_folder_on_the_path_has_no_version_and_works_all_the_same(monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("marginkit.versions.version", missing)
+    assert versions()["marginkit"] == "not installed"

@@ -15,6 +15,7 @@ from marginkit.events import Progress
 from marginkit.losses import LOSSES
 from marginkit.models import checkpoint as checkpoints
 from marginkit.training import evaluation
+from marginkit.training.averaging import Averaged
 from marginkit.training.evaluation import accuracy
 from marginkit.training.evaluation import test_accuracy as accuracy_on_test
 from marginkit.training.loop import _Run, train
@@ -262,3 +263,47 @@ def test_a_last_batch_of_one_does_not_stop_batch_norm(tmp_path, digits):
         loss="cross-entropy",
         recipe=Recipe(epochs=1, batch_size=16, validation=0.0),
     )
+
+
+def test_a_run_from_before_an_option_came_goes_on(tmp_path, digits):
+    options = {"recipe": Recipe(epochs=2, validation=0.0, schedule="constant"), **SMALL}
+    with pytest.raises(InterruptedHereError):
+        train(digits, tmp_path / "m.pt", on_event=interrupting(2), **options)
+    last = tmp_path / "m.last.pt"
+    before = checkpoints.load(last)[0]
+    del before.training["recipe"]["ema"]
+    checkpoints.save(before, last)
+    assert len(train(digits, tmp_path / "m.pt", resume=True, **options).training["history"]) == 2
+
+
+def test_averaged_weights_follow_with_a_decay_that_grows():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    averaged = Averaged(model, 0.3)
+    expected = model[0].weight.detach().clone()
+    for step in range(6):
+        with torch.no_grad():
+            model[0].weight += 1.0
+            model[1].num_batches_tracked += 1
+        averaged.update(model)
+        decay = min(0.3, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model[0].weight.detach()
+    torch.testing.assert_close(averaged.model[0].weight, expected)
+    assert averaged.model[1].num_batches_tracked == 6
+
+
+def test_averaged_weights_are_what_is_kept(tmp_path, digits):
+    found = [
+        train(digits, tmp_path / f"{ema}.pt", recipe=Recipe(epochs=1, validation=0.0, ema=ema), **SMALL)
+        for ema in (0.0, 0.99)
+    ]
+    assert found[0].state.keys() == found[1].state.keys()
+    assert not torch.equal(weights(found[0]), weights(found[1]))
+    with pytest.raises(MarginkitError, match="the decay of averaged weights is 1"):
+        Recipe(ema=1.0)
+
+
+def test_a_listener_hears_how_far_the_whole_training_is(tmp_path, digits):
+    heard = []
+    train(digits, tmp_path / "m.pt", recipe=Recipe(epochs=2), on_event=heard.append, **SMALL)
+    done = [event.done for event in heard if isinstance(event, Progress) and event.task == "training"]
+    assert done == [0, 1, 2]

@@ -2,7 +2,8 @@
 
 On the GPU where there is one, with all data on it. First each kind of training is timed on a few steps, and
 the epochs are chosen such that a stage takes its seconds; what has not begun when the budget is spent is left
-out. Writes DIR/models.zip (a checkpoint a job), DIR/many.zip (the small networks) and DIR/figures.json.
+out. Writes DIR/models.zip (checkpoints and tables of the main jobs), DIR/many.zip and tables.zip (the small
+networks and theirs) and DIR/figures.json.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from jobs import SIGMAS, STAGES, Job, jobs
 from many import WIDTHS, pixels, train_many
 from pack import data, unpacked
+from tables import measured
 from torch import Tensor
 
 from marginkit.data.dataset import Data, batches
@@ -33,8 +35,10 @@ from marginkit.training.loop import train
 from marginkit.training.recipe import Recipe
 
 RADII = (36 / 255, 72 / 255, 108 / 255, 0.5, 1.0, 1.58, 2.0)
-MAIN = 5  # jobs that matter most
-SHOWN = ("epochs", "seconds", "accuracy", "by construction")
+MEASURED = ("plain", "certified", "mnist")
+METHODS = {"lipschitz": 60.0, "first_order": 60.0, "nearest": 150.0}
+MAIN = 6  # jobs that matter most
+SHOWN = ("epochs", "seconds", "accuracy", "by construction", "measured after")
 FEW = 5000  # samples of the many networks
 LOADED: dict[tuple[str, str, str], Data] = {}
 
@@ -79,6 +83,10 @@ def fit(job: Job, epochs: int, folder: Path, out: Path, device: str) -> dict[str
     }  # fmt: skip
     if job.architecture.startswith("lipschitz"):
         found["by construction"] = proved(model, test)
+    if job.stage in MEASURED:
+        images = folder / f"{job.dataset}-test.npz"
+        measured(at, images, job.dataset, at.with_suffix(".h5"), METHODS, device)
+        found["measured after"] = time.monotonic() - began
     return found
 
 
@@ -140,7 +148,14 @@ def run_many(width: int, epochs: int, folder: Path, out: Path, device: str) -> l
     rows = np.sort(np.random.default_rng(0).permutation(len(sets[0]))[:FEW])
     train_set = pixels(sets[0].inputs.array[rows], sets[0].labels[rows], device)  # type: ignore[attr-defined]
     test_set = pixels(sets[1].inputs.array, sets[1].labels, device)  # type: ignore[attr-defined]
-    return train_many(width, train_set, test_set, epochs, out, {**sets[0].about(), "first": FEW, "seed": 0})
+    found = train_many(width, train_set, test_set, epochs, out, {**sets[0].about(), "first": FEW, "seed": 0})
+    np.savez(folder / f"{width}-train.npz", x=sets[0].inputs.array[rows], y=sets[0].labels[rows])  # type: ignore[attr-defined]
+    for one in found:
+        at = out / f"{one['name']}.pt"
+        for images in (folder / f"{width}-train.npz", folder / "cifar-test.npz"):
+            table = out / f"{one['name']}-{images.stem.rpartition('-')[2]}.h5"
+            measured(at, images, "cifar", table, {"first_order": 60.0}, "cpu", norms=("l2",))
+    return found
 
 
 def zipped(paths: Sequence[Path], at: Path) -> None:
@@ -208,8 +223,9 @@ def main(
                 short = [done[k] for k in SHOWN if k in done] if isinstance(done, dict) else len(done)
                 click.echo(f"{time.monotonic() - began:.0f} s: {name} {short}")
                 (out / "figures.json").write_text(json.dumps(figures, indent=1))
-                zipped([*models.glob("cifar-[!fw]*.pt"), *models.glob("mnist-*.pt")], out / "models.zip")
+                zipped([*models.glob("cifar-[!fw]*.*"), *models.glob("mnist-*.*")], out / "models.zip")
                 zipped([*many.glob("*.pt")], out / "many.zip")
+                zipped([*many.glob("*.h5")], out / "tables.zip")
 
 
 def within(end: float, function: Any, *arguments: Any) -> Any:

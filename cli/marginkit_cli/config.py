@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tomllib
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import click
+
+RECIPES = files("marginkit_cli") / "recipes"
 
 
 def configured(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
@@ -20,6 +23,23 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         values = tomllib.loads(path.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise click.BadParameter(f"{path} is not readable TOML: {error}", ctx, param) from error
+    ctx.default_map = {**(ctx.default_map or {}), **_found(ctx, param, path, values)}
+
+
+def recipe(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
+    """Takes defaults from a recipe that comes with marginkit; a file of options goes before it."""
+    if name is None:
+        return
+    recipes = {Path(entry.name).stem: entry for entry in RECIPES.iterdir() if entry.name.endswith(".toml")}
+    if name not in recipes:
+        listed = ", ".join(sorted(recipes))
+        raise click.BadParameter(f"no recipe is called {name!r}; there are {listed}", ctx, param)
+    values = tomllib.loads(recipes[name].read_text("utf-8"))
+    ctx.default_map = {**_found(ctx, param, Path(f"recipe {name}"), values), **(ctx.default_map or {})}
+
+
+def _found(ctx: click.Context, param: click.Parameter, path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The options that these values set, as the command line would have them."""
     group = ctx.parent.command if ctx.parent else None
     others = set(group.commands) if isinstance(group, click.Group) else set()
     own = values.pop(str(ctx.info_name), {})
@@ -36,7 +56,7 @@ def configured(ctx: click.Context, param: click.Parameter, path: Path | None) ->
             found[str(option.name)] = as_given(option, value)
         except ValueError as error:
             raise click.BadParameter(f"{path} sets {key!r} to {value!r}; {error}", ctx, param) from error
-    ctx.default_map = {**(ctx.default_map or {}), **found}
+    return found
 
 
 def as_given(option: click.Option, value: Any) -> Any:

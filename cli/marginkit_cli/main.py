@@ -16,6 +16,7 @@ from .listing import datasets, methods
 from .measure import measure
 from .merge import merge
 from .output import streams, unread
+from .predict import predict
 from .tighten import tighten
 from .train import train
 
@@ -70,6 +71,6 @@ def main(debug: bool) -> None:
     """
 
 
-commands = (train, evaluate, measure, merge, tighten, compare, show, export, demo, methods, datasets)
+commands = (train, evaluate, measure, merge, tighten, compare, predict, show, export, demo, methods, datasets)
 for command in commands:
     main.add_command(command)

@@ -115,6 +115,8 @@ class Bars:
                     self._advance(name, samples, spent)
             case events.Progress(task=task, done=done, total=total):
                 self._show(task, done, total)
+                row = next(row for row in self.display.tasks if row.id == self.bars[task])
+                self.display.update(row.id, pace=_left(row, row.elapsed or 0.0))
                 if done >= total:
                     self.display.remove_task(self.bars.pop(task))
             case events.Narrowed(closed=closed):
@@ -143,9 +145,13 @@ class Bars:
 
 def _pace(task: Any, seconds: float) -> str:
     """Samples a second of the method's own time, and how much of that it still needs."""
+    return f"{task.completed / seconds:.3g}/s, {_left(task, seconds)}" if task.completed and seconds else ""
+
+
+def _left(task: Any, seconds: float) -> str:
+    """The time that the rest takes, going by that of what is done."""
     from datetime import timedelta
 
     if not (task.completed and seconds):
         return ""
-    left = timedelta(seconds=round(task.remaining * seconds / task.completed))
-    return f"{task.completed / seconds:.3g}/s, {left} left"
+    return f"{timedelta(seconds=round(task.remaining * seconds / task.completed))} left"

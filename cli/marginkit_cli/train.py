@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from marginkit import defaults
 
+from .config import recipe
 from .options import (
     PATH,
     Bounds,
@@ -21,8 +24,20 @@ from .options import (
 )
 from .output import bars, show, speaks
 
+if TYPE_CHECKING:
+    from marginkit.training.range_test import Range
+
 
 @click.command()
+@click.option(
+    "--recipe",
+    "recipe_name",
+    callback=recipe,
+    is_eager=True,
+    expose_value=False,
+    metavar="NAME",
+    help="Options that were tried together: docs/training.md lists them. Others given go before.",
+)
 @click.option(
     "--dataset", default="digits", show_default=True, help="What to train on; see `marginkit datasets`."
 )
@@ -117,6 +132,11 @@ from .output import bars, show, speaks
     show_default=True,
     help="Share held out to choose by.",
 )
+@click.option(
+    "--find-learning-rate",
+    is_flag=True,
+    help="Train nothing: try rates from 1e-5 to 1 and suggest one.",
+)
 @click.option("--resume", is_flag=True, help="Go on from OUT's .last.pt where there is one.")
 @click.option("--out", type=PATH, default=Path("model.pt"), show_default=True, help=".pt or .safetensors.")
 @data_options
@@ -129,6 +149,7 @@ def train(
     arch_option: tuple[tuple[str, str], ...],
     loss: str,
     loss_option: tuple[tuple[str, str], ...],
+    find_learning_rate: bool,
     resume: bool,
     out: Path,
     data_root: Path,
@@ -143,7 +164,7 @@ def train(
     overwrite: bool,
     quiet: int,
     verbose: bool,
-    **recipe: object,
+    **how: object,
 ) -> None:
     """Train a classifier, by default a large-margin one on the embedded digits.
 
@@ -158,9 +179,11 @@ def train(
     from marginkit.tracking import tracking
     from marginkit.training.evaluation import test_accuracy
     from marginkit.training.loop import train as run
+    from marginkit.training.range_test import range_test
     from marginkit.training.recipe import Recipe
 
-    require_absent(out, overwrite or resume)
+    if not find_learning_rate:
+        require_absent(out, overwrite or resume)
     box = bounds or defaults.BOUNDS
     source = Source(
         split="train",
@@ -172,6 +195,21 @@ def train(
     )
     found = load(dataset, source, bounds=box)
     place = find_device(device)
+    given: dict[str, Any] = {
+        "architecture": arch,
+        "architecture_options": dict(arch_option),
+        "loss": loss,
+        "loss_options": dict(loss_option),
+        "recipe": configure(Recipe, "train", how),
+        "bounds": box,
+        "device": place,
+    }
+    if find_learning_rate:
+        with bars(quiet) as shown:
+            rates = range_test(found, on_event=shown, **given)
+        write_json(asdict(rates), json_file)
+        show(rate_lines(rates), quiet or str(json_file) == "-")
+        return
     backend = "nccl" if place.startswith("cuda") else "gloo"
     with (
         processes(backend) as ranks,
@@ -181,13 +219,7 @@ def train(
         checkpoint = run(
             found,
             out,
-            architecture=arch,
-            architecture_options=dict(arch_option),
-            loss=loss,
-            loss_options=dict(loss_option),
-            recipe=configure(Recipe, "train", recipe),
-            bounds=box,
-            device=place,
+            **given,
             workers=workers,
             resume=resume,
             on_event=both(shown, told),
@@ -213,3 +245,10 @@ def train(
             if option not in ("history", "regime")
         ]
     show([f"wrote {out}", *lines], quiet or str(json_file) == "-")
+
+
+def rate_lines(found: Range) -> list[str]:
+    """The loss at ten rates, and the suggestion."""
+    steps = range(0, len(found.rates), max(1, len(found.rates) // 10))
+    lines = [f"{found.rates[i]:9.2g}  {found.losses[i]:.5g}" for i in steps]
+    return ["     rate  loss", *lines, f"try --learning-rate {found.suggested:.1g}"]

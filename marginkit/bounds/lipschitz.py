@@ -125,6 +125,8 @@ def _stretch(op: Affine, shape: Shape, norm: Norm) -> float:
         return 1.0
     zero, one = torch.zeros(1, *shape, dtype=torch.float64), torch.ones(1, *shape, dtype=torch.float64)
     entries = prod(op(zero).shape)
+    if not entries * prod(shape):
+        return 0.0
     if norm.p == 2:
         if isinstance(op, Dense):
             return float(matrix_norm(op.weight))

@@ -80,14 +80,19 @@ def fit(
     layers = tuple(s.layer for s in signatures(tables[0]) if s.norm == norm)
     x, y = np.stack([features(table, norm, layers) for table in tables]), np.asarray(gaps, float)
     slope, offset = _line(x, y, ridge)
-    left_out = []
+    spread = float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - float(((y - left_out(x, y, ridge)) ** 2).sum()) / spread if spread else np.nan
+    return GapPredictor(norm, layers, slope, offset, r2)
+
+
+def left_out(x: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
+    """Each entry of y [n] as the line through the others' rows of x [n, features] predicts it."""
+    found = []
     for i in range(len(y)):
         rest = np.arange(len(y)) != i
-        line = _line(x[rest], y[rest], ridge)
-        left_out.append(x[i] @ line[0] + line[1])
-    spread = float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - float(((y - left_out) ** 2).sum()) / spread if spread else np.nan
-    return GapPredictor(norm, layers, slope, offset, r2)
+        slope, offset = _line(x[rest], y[rest], ridge)
+        found.append(x[i] @ slope + offset)
+    return np.array(found)
 
 
 def _line(x: np.ndarray, y: np.ndarray, ridge: float) -> tuple[np.ndarray, float]:

@@ -30,7 +30,8 @@ def maxmin(x: Float[Tensor, "n channels *d"]) -> Float[Tensor, "n channels *d"]:
         return found
     half = x.shape[1] // 2
     a, b = x[:, :half], x[:, half : 2 * half]
-    return torch.cat([torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]], 1)
+    rest = [x[:, -1:]] if x.shape[1] % 2 else []
+    return torch.cat([torch.maximum(a, b), torch.minimum(a, b), *rest], 1)
 
 
 class MaxMin(nn.Module):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from marginkit import defaults
 from marginkit.activations import evaluating
-from marginkit.data.dataset import Bounds, Data, grouped, refuse_empty
+from marginkit.data.dataset import Bounds, Data, grouped
 from marginkit.data.regimes import augmented, limited
 from marginkit.distributed import ALONE, Ranks, find_device
 from marginkit.errors import MarginkitError
@@ -23,16 +22,15 @@ from marginkit.events import EpochDone, OnEvent, tracked, unheard
 from marginkit.files.atomic import replacing
 from marginkit.guard.answer import answer
 from marginkit.logits import right
-from marginkit.losses import LOSSES, Loss, Scheduled
+from marginkit.losses import Loss, Scheduled
 from marginkit.methods.first_order import FirstOrder
 from marginkit.models import checkpoint as checkpoints
-from marginkit.models.architectures import ARCHITECTURES, Normalize
+from marginkit.models.architectures import Normalize
 from marginkit.models.checkpoint import Checkpoint
-from marginkit.models.lipschitz import Constrained
 from marginkit.models.one_lipschitz import plain_state
 from marginkit.norms import L2
-from marginkit.options import choose, configure
 from marginkit.training.averaging import Averaged
+from marginkit.training.building import built, refuse_untrainable, seeded
 from marginkit.training.ddp import Shared, shared_objective
 from marginkit.training.recipe import OPTIMIZERS, SCHEDULES, Recipe
 from marginkit.training.resuming import progress, restore
@@ -82,27 +80,13 @@ def train(
         MarginkitError: the data has one class, the loss is not finite, or the run to resume was another.
     """
     recipe = recipe or Recipe()
-    refuse_empty(data)
-    present = sorted(set(data.labels.tolist()))
-    if len(present) < 2:
-        raise MarginkitError(
-            f"every label of {data.name} is {present[0]}: training needs at least two classes"
-        )
+    refuse_untrainable(data)
     data, regime = limited(data, recipe.fraction, recipe.label_noise, recipe.seed)
     device = torch.device(ranks.device(find_device(device)))
     run = _Run(data, Path(out), recipe, device, workers, on_event if ranks.first else unheard, ranks)
-    with _seeded(recipe.seed, 0, run.device):
-        build = configure(
-            choose(ARCHITECTURES, "architecture", architecture), architecture, architecture_options or {}
-        )
-        model = build(data.shape, data.classes)
-        if isinstance(build, Constrained):
-            build.constrain(model)
-        model = model.to(run.device)
-    objective = configure(choose(LOSSES, "loss", loss), f"loss {loss}", _boxed(loss, bounds, loss_options))
-    with _seeded(recipe.seed, 0, run.device), evaluating(model):
-        few = data.inputs([0, 1]).to(run.device), torch.from_numpy(data.labels[:2]).to(run.device)
-        objective(model, *few)  # what it refuses, it refuses before an epoch is spent
+    model, objective = built(
+        data, architecture, architecture_options, loss, loss_options, bounds, recipe.seed, device
+    )
     record = {
         "loss": loss,
         "loss_options": asdict(objective),  # type: ignore[call-overload]
@@ -151,8 +135,9 @@ class _Run:
             averaged = Averaged(model, self.recipe.ema) if self.recipe.ema else None
         kept = averaged.model if averaged else model
         shared = shared_objective(model, self.ranks)
-        for epoch in range(len(history), self.recipe.epochs):
-            with _seeded(self.recipe.seed, 1 + epoch, self.device):
+        epochs = range(len(history), self.recipe.epochs)
+        for epoch in tracked(epochs, "training", len(epochs), self.on_event):
+            with seeded(self.recipe.seed, 1 + epoch, self.device):
                 average = self._epoch(model, shared, loss, optimizer, averaged, fitting, epoch)
             metrics = {"epoch": epoch + 1, "loss": average, **self._validate(kept, held_out)}
             best_before = max((m["accuracy"] for m in history), default=0.0) if held_out else 0.0
@@ -257,21 +242,6 @@ class _Run:
         mine = [group[self.ranks.rank :: self.ranks.world] for group in groups] if split else groups
         found = grouped(self.data, mine, workers=self.workers)
         return tracked(found, description, len(groups), self.on_event)
-
-
-def _boxed(loss: str, bounds: Bounds, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A loss that knows a box takes the data's, unless the options say otherwise."""
-    box = dict(zip(("low", "high"), bounds, strict=True))
-    known = {f.name for f in fields(choose(LOSSES, "loss", loss))}  # type: ignore[arg-type]
-    return {name: end for name, end in box.items() if name in known} | dict(options or {})
-
-
-@contextmanager
-def _seeded(seed: int, stream: int, device: torch.device) -> Iterator[None]:
-    """Randomness of its own for each epoch: resuming needs no generator's state."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed * 1_000_003 + stream)
-        yield
 
 
 def _write_lines(history: list[Metrics], path: Path) -> None:

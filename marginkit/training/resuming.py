@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from marginkit.errors import MarginkitError
+from marginkit.losses import LOSSES
 from marginkit.models import checkpoint as checkpoints
 from marginkit.models.checkpoint import Checkpoint
 from marginkit.models.one_lipschitz import is_constrained
+from marginkit.options import completed
 from marginkit.training.averaging import Averaged
+from marginkit.training.recipe import Recipe
 
 
 def progress(model: nn.Module, optimizer: torch.optim.Optimizer, averaged: Averaged | None) -> dict[str, Any]:
@@ -41,8 +44,10 @@ def restore(
     before = checkpoints.load(last)[0]
     for name in (f.name for f in fields(start) if f.name not in ("state", "training", "progress")):
         _same(last, name, getattr(before, name), getattr(start, name))
-    for name in ("loss", "loss_options", "recipe"):
-        _same(last, name, before.training[name], start.training[name])
+    _same(last, "loss", before.training["loss"], start.training["loss"])
+    kinds = {"loss_options": LOSSES[start.training["loss"]], "recipe": Recipe}
+    for name, kind in kinds.items():
+        _same(last, name, completed(kind, before.training[name]), start.training[name])
     model.load_state_dict(before.progress.get("state", before.state))
     if averaged:
         averaged.restore(before.progress["averaged"])
