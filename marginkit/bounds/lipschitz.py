@@ -105,7 +105,7 @@ def pulled_back(graph: Graph, norm: Norm, rows: Float[Tensor, "rows classes"]) -
     found, secants = [rows.new_ones(1)], dict[int, Secants]()
     widest = max(prod(node.shape) for node in nodes)
     for i, node in enumerate(nodes[1:], 1):
-        found.append(own[i] * sum((found[k] for k in node.inputs), rows.new_zeros(1)))
+        found.append(own[i] * sum((found[k] for k in moved_by(node)), rows.new_zeros(1)))
         if nonlinear(node.op) and (slopes := secant_slopes(node.op)) is not None:
             (k,) = node.inputs
             entries = prod(nodes[k].shape)
