@@ -7,6 +7,7 @@ import os
 import pytest
 import torch
 import typecheck
+from unchanged import unchanged
 
 from marginkit.data.dataset import Source, batches
 from marginkit.data.sources import load
@@ -43,29 +44,34 @@ def checkpoint_path(tmp_path_factory):
         loss="cross-entropy",
         recipe=Recipe(epochs=20, learning_rate=5e-3),
     )
-    return path
+    with unchanged(path):
+        yield path
 
 
 @pytest.fixture(scope="module")
 def model(checkpoint_path):
     """That network, as its checkpoint gives it."""
-    return load_checkpoint(checkpoint_path)[0].model()
+    with unchanged(load_checkpoint(checkpoint_path)[0].model()) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
 def network(checkpoint_path):
     """The same in float64, where rounding does not hide or feign a difference."""
-    return load_checkpoint(checkpoint_path)[0].model().double()
+    with unchanged(load_checkpoint(checkpoint_path)[0].model().double()) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
 def digits():
     """The digits' test split."""
-    return load("digits")
+    with unchanged(load("digits")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
 def samples():
     """Eighteen test digits, float64, and their labels."""
     _, x, y = next(batches(load("digits"), 18))
-    return x.double(), y
+    with unchanged((x.double(), y)) as found:
+        yield found

@@ -317,7 +317,12 @@ def test_shards_are_merged(here, checkpoint_path):
     run(*few)
     for i in (1, 2):
         run(*few, "--shard", f"{i}/2", "--out", f"{i}.h5")
-    assert "20 samples" in run("merge", "all.h5", "2.h5", "1.h5").stdout
+    said = run("merge", "all.h5", "2.h5", "1.h5").stdout
+    assert said.splitlines()[0] == "wrote all.h5"
+    assert said.splitlines()[-1].startswith("20 samples.")
+    assert len(said.splitlines()) <= 14
+    assert "deepfool.l2" in run("merge", "all.h5", "2.h5", "1.h5", "--overwrite", "--details").stdout
+    assert run("merge", "all.h5", "2.h5", "1.h5", "--overwrite", "-qq").stdout == ""
     whole, merged = read(here / "margins.h5"), read(here / "all.h5")
     assert merged.meta | {"command": 0} == whole.meta | {"command": 0}
     np.testing.assert_array_equal(merged["deepfool.l2"].distance, whole["deepfool.l2"].distance)

@@ -125,7 +125,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(flat, nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, 5)).eval()
 
 
-def samples(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
+def samples(model: nn.Module, n: int = 3) -> tuple[Tensor, Tensor]:
     x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return x, answer(model, x).argmax(1)

@@ -34,11 +34,11 @@ def layer(op, wide: bool = False) -> Layer:
     centre, radius = drawn(N, UNITS), torch.rand(N, dtype=torch.float64) + 0.2
     reach = torch.full_like(centre, 1e6) if wide else radius.unsqueeze(1) * torch.rand_like(centre)
     low, high = centre - reach, centre + reach * 0.7
-    return Layer(centre, radius, pieces(op, low, high), op.lines(low, high, False))
+    return Layer(centre, radius.unsqueeze(1), pieces(op, low, high), op.lines(low, high, False))
 
 
 def multipliers(c: torch.Tensor, of: Layer) -> list[torch.Tensor]:
-    unit = c.norm(dim=2) / of.radius.unsqueeze(1)
+    unit = c.norm(dim=2, keepdim=True) / of.radius.unsqueeze(1)
     return [0 * unit, 0.01 * unit, unit, 30 * unit]
 
 
@@ -49,7 +49,7 @@ def test_every_slope_and_multiplier_gives_a_lower_bound(op):
         low = torch.stack([piece[0] for piece in of.pieces]).amin(0)
         high = torch.stack([piece[1] for piece in of.pieces]).amax(0)
         step = drawn(200, N, UNITS)
-        step = step / step.norm(dim=2, keepdim=True) * of.radius.unsqueeze(1) * torch.rand(200, 1, 1)
+        step = step / step.norm(dim=2, keepdim=True) * of.radius * torch.rand(200, 1, 1)
         z = (of.centre + step).clamp(low, high)  # the centre lies in the intervals: still in the ball
         values = (op(z).unsqueeze(2) * c - z.unsqueeze(2) * g).sum(3)
         for lam in multipliers(c, of):
@@ -60,7 +60,7 @@ def test_every_slope_and_multiplier_gives_a_lower_bound(op):
 def test_without_a_multiplier_it_is_at_least_the_offset_of_the_lines(op):
     of, c = layer(op), drawn(N, ROWS, UNITS)
     g, offset = of.lines.backward(c)
-    assert (of.offset(c, g, torch.zeros(N, ROWS, dtype=torch.float64)) >= offset - 1e-9).all()
+    assert (of.offset(c, g, torch.zeros(N, ROWS, 1, dtype=torch.float64)) >= offset - 1e-9).all()
 
 
 def test_without_intervals_it_is_the_bound_of_sdp_crown():
@@ -68,10 +68,9 @@ def test_without_intervals_it_is_the_bound_of_sdp_crown():
     of, c = layer(Rectifier(), wide=True), drawn(N, ROWS, UNITS)
     g, z0 = c * torch.rand_like(c), of.centre.unsqueeze(1)
     for lam in multipliers(c, of)[1:]:
-        wide = lam.unsqueeze(2)
-        phi = torch.minimum(c - g - wide * z0, g + wide * z0).clamp(max=0)
-        room = of.radius.square().unsqueeze(1) - z0.square().sum(2)
-        published = -(lam * room + phi.square().sum(2) / lam) / 2
+        phi = torch.minimum(c - g - lam * z0, g + lam * z0).clamp(max=0)
+        room = of.radius.square() - z0.square().sum(2)
+        published = -(lam.squeeze(2) * room + (phi.square() / lam).sum(2)) / 2
         torch.testing.assert_close(of.offset(c, g, lam), published, rtol=1e-9, atol=1e-9)
 
 
@@ -81,8 +80,8 @@ def test_flat_slopes_give_the_product_of_norms(op):
     if op is GELU:
         return  # steeper than 1
     of, c = layer(op), drawn(N, ROWS, UNITS)
-    found = of.offset(c, torch.zeros_like(c), c.norm(dim=2) / of.radius.unsqueeze(1))
-    least = (c * op(of.centre).unsqueeze(1)).sum(2) - c.norm(dim=2) * of.radius.unsqueeze(1)
+    found = of.offset(c, torch.zeros_like(c), c.norm(dim=2, keepdim=True) / of.radius.unsqueeze(1))
+    least = (c * op(of.centre).unsqueeze(1)).sum(2) - c.norm(dim=2) * of.radius
     loose = 0.0 if isinstance(op, Rectifier) else 0.1  # lines around a smooth function leave it a little
     assert (found >= least - loose * (1 + least.abs())).all()
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from made_up import column, table
@@ -15,6 +16,7 @@ from marginkit import tracking
 from marginkit.comparison.standing import of_table, scalars
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.events import BatchDone, EpochDone, Noted, Reported
+from marginkit.table.reading import read
 
 
 class Heard:
@@ -109,6 +111,30 @@ def test_a_real_tracker_keeps_it(name, monkeypatch, tmp_path):
             told(event)
     kept = {path.name for path in tmp_path.rglob("*") if path.is_file()}
     assert any(part in file for file in kept for part in ("tfevents", ".wandb", "report.txt"))
+
+
+def test_a_real_mlflow_run_can_be_read_back(monkeypatch, tmp_path, checkpoint_path):
+    """The whole command, offline, into a folder: figures, the answer and the table."""
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is an extra")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = (tmp_path / "kept").as_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    mlflow.set_tracking_uri(None)  # an earlier run's
+    few = ["--methods", "deepfool", "--norms", "l2", "--limit", "10", "--checks", "0"]
+    asked = ["measure", "--model", str(checkpoint_path), *few, "--log-to", "mlflow:mine"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    client = mlflow.MlflowClient(store)
+    experiment = client.get_experiment_by_name("mine")
+    (run,) = client.search_runs([experiment.experiment_id])
+    found = float(np.median(read(tmp_path / "margins.h5")["deepfool.l2"].distance))
+    assert run.data.metrics["l2/found"] == pytest.approx(found)
+    assert run.info.status == "FINISHED"
+    kept = {artifact.path for artifact in client.list_artifacts(run.info.run_id)}
+    assert kept == {"report.txt", "margins.h5"}
+    said = Path(client.download_artifacts(run.info.run_id, "report.txt", str(tmp_path))).read_text()
+    assert said.strip() in result.output
 
 
 def test_a_missing_package_or_a_wrong_name_is_one_sentence(monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
@@ -22,6 +23,7 @@ from marginkit.bounds.graph.ops import (
 from marginkit.bounds.graph.pairs import moved_by
 from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier, Smooth
+from marginkit.bounds.reach import Secants, reach
 from marginkit.bounds.spectral import ABOVE, convolution_norm, matrix_norm
 from marginkit.norms import Norm
 
@@ -41,8 +43,8 @@ def stages(graph: Graph) -> list[Tensor] | None:
         if node.inputs != (i - 1,):
             return None
         if nonlinear(node.op):
-            slopes = node.op.slopes if isinstance(node.op, Rectifier | Smooth) else (-1.0, 1.0)
-            if slopes[0] < 0 or slopes[1] > 1 or _jumps(node.op):
+            slopes = secant_slopes(node.op)
+            if slopes is None or slopes[0] < 0 or slopes[1] > 1:
                 return None
             if not run or (matrix := _written_out(graph, run)) is None:
                 return None
@@ -65,12 +67,6 @@ def _written_out(graph: Graph, run: Sequence[int]) -> Tensor | None:
         assert affine(op)
         (a,) = op.transpose(a, [graph.nodes[i - 1].shape])
     return a.reshape(len(a), prod(start))
-
-
-def operator_norm(matrix: Tensor, norm: Norm) -> Tensor:
-    """Max |W z| / |z| in the norm, from above: the largest singular value, column sum or row sum."""
-    found: Tensor = torch.linalg.matrix_norm(matrix, {1.0: 1, 2.0: 2}.get(norm.p, torch.inf))
-    return found * ABOVE
 
 
 def metric(matrices: Sequence[Tensor], entries: int) -> Tensor:
@@ -98,6 +94,34 @@ def stretches(graph: Graph, norm: Norm) -> list[float]:
     for node, own in zip(graph.nodes[1:], own_stretches(graph, norm)[1:], strict=True):
         found.append(own * sum(found[j] for j in moved_by(node)))
     return found
+
+
+def pulled_back(graph: Graph, norm: Norm, rows: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows"]:
+    """Lipschitz constants of linear functions of the scores, none above what `stretches` gives.
+
+    Layers whose functions are few enough to be carried back have constants by `reach` too.
+    """
+    nodes, own = graph.nodes, own_stretches(graph, norm)
+    found, secants = [rows.new_ones(1)], dict[int, Secants]()
+    widest = max(prod(node.shape) for node in nodes)
+    for i, node in enumerate(nodes[1:], 1):
+        found.append(own[i] * sum((found[k] for k in moved_by(node)), rows.new_zeros(1)))
+        if nonlinear(node.op) and (slopes := secant_slopes(node.op)) is not None:
+            (k,) = node.inputs
+            entries = prod(nodes[k].shape)
+            if entries * widest <= SMALL:
+                every = torch.eye(entries, dtype=rows.dtype).view(1, entries, *nodes[k].shape)
+                _, found[k] = reach(graph, found, secants, k, every, norm)
+                found[i] = torch.minimum(found[i], own[i] * found[k])
+            least, most = (rows.new_full((1, *node.shape), slope) for slope in slopes)
+            secants[i] = Secants(least, most, found[k])
+    each, _ = reach(graph, found, secants, len(nodes) - 1, rows.unsqueeze(0), norm)
+    return each[0]
+
+
+def secant_slopes(op: object) -> tuple[float, float] | None:
+    """The least and the largest slope of an activation's secants, where they bound it."""
+    return op.slopes if isinstance(op, Rectifier | Smooth) and not _jumps(op) else None
 
 
 def own_stretches(graph: Graph, norm: Norm) -> tuple[float, ...]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.graph.ops import Dense
-from marginkit.bounds.lipschitz import metric, operator_norm, stages, stretches
+from marginkit.bounds.lipschitz import LARGEST, metric, pulled_back, stages, stretches
+from marginkit.bounds.reach import operator_norm
 from marginkit.bounds.spectral import ABOVE
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences, rivals
@@ -29,9 +30,10 @@ class Lipschitz:
     and column sums.
 
     Attributes:
-        bound: `layered` is the closed form of ECLipsE-Fast (arXiv 2404.04375), for L2 and for chains of
-            affine layers and activations with slopes in [0, 1]; elsewhere, and always with `product`, the
-            product of the layers' operator norms (branches are summed).
+        bound: `product` is the product of the layers' operator norms (branches are summed). `layered` is the
+            smallest product over groupings of layers (LipLT, arXiv 2310.00116) or, where that is smaller,
+            the closed form of ECLipsE-Fast (arXiv 2404.04375), which is for L2 and for chains of affine
+            layers and activations with slopes in [0, 1]; where neither can be had, the product.
         pairwise: the last layer's rows differ by w_y - w_j, whose length is what counts for the pair; without
             it, sqrt(2) (L2) or 2 times the last layer's norm does (Tsuzuku et al., arXiv 1802.04034).
     """
@@ -51,6 +53,8 @@ class Lipschitz:
         gap = differences(scores, y, rival) - slack(scores, y, rival)
         with x.device:  # matrices are made where the model is
             pairs = self._pairs(graph, scores.shape[1], threat)
+            if self.bound == "layered" and self.pairwise:
+                pairs = torch.minimum(pairs, _grouped(graph, scores.shape[1], threat.norm))
         radius, which = (gap.clamp(min=0) / pairs[y.unsqueeze(1), rival]).min(1)
         return radius.nan_to_num(nan=torch.inf, posinf=torch.inf), rival.gather(
             1, which.unsqueeze(1)
@@ -86,3 +90,12 @@ class Lipschitz:
             return torch.stack([norm.dual.length(row - weight) for row in weight])
         apart = {1.0: 1.0, 2.0: 2**0.5}.get(norm.p, 2.0)
         return operator_norm(weight, norm).expand(len(weight), len(weight)) * apart
+
+
+def _grouped(graph: Graph, classes: int, norm: Norm) -> Tensor:
+    """A Lipschitz constant of f_i - f_j for each pair of classes, inf where they are too many."""
+    unit = torch.eye(classes, dtype=torch.float64)
+    if classes**2 * max(prod(node.shape) for node in graph.nodes) > LARGEST:
+        return torch.full_like(unit, torch.inf)
+    rows = (unit.unsqueeze(1) - unit).view(-1, classes)
+    return pulled_back(graph, norm, rows).view(classes, classes)

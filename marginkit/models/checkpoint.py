@@ -148,8 +148,7 @@ def load(
         MarginkitError: missing, not a checkpoint, of a newer version, or weights without an architecture.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MarginkitError(f"no such checkpoint: {path}")
+    _require_file(path, "checkpoint")
     plain = read_plain(path)
     if plain.get("format") == FORMAT:
         if plain.get("version") != VERSION:
@@ -186,12 +185,18 @@ def _restored(path: Path, plain: dict[str, Any]) -> Checkpoint:
     return Checkpoint(**known)
 
 
+def _require_file(path: Path, what: str) -> None:
+    if path.is_dir():
+        raise MarginkitError(f"{path} is a folder; expected a {what}: name the file in it")
+    if not path.is_file():
+        raise MarginkitError(f"no such {what}: {path}")
+
+
 def read_state(
     path: Path, wanted: Mapping[str, Tensor] | None = None, key: str | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Bare weights by a model's own names, also those of a checkpoint; and remarks for the user."""
-    if not path.is_file():
-        raise MarginkitError(f"no such file of weights: {path}")
+    _require_file(path, "file of weights")
     plain = read_plain(path)
     return fitted(
         path, {"state": plain["state"]} if plain.get("format") == FORMAT else plain, wanted or {}, key

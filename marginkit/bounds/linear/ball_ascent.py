@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -15,9 +15,11 @@ from marginkit.bounds.graph.ops import Interval, LinearBounds
 from marginkit.bounds.graph.relaxations import LinearRelaxation, inner
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.lagrangian import Layer, pieces
+from marginkit.bounds.reach import Secants
 
 SCALES = (0.0, *(4.0**k for k in range(-4, 2)))  # multipliers to begin with, in units of |c| / R
 SMALLEST = 1e-4  # of a multiplier that climbs, as a share of the largest
+SHARES = (0.7, 0.3)  # of a multiplier that climbs, of a layer's ball and of its undecided units'
 ROUND = 20  # steps; then what is proved leaves
 NOISE = 1e-3  # of a row's largest gradient at first: what is smaller, rounding too, moves little
 RATE, DECAY = 0.1, 0.5  # of the ascent, and from round to round
@@ -55,6 +57,7 @@ class Enclosure:
         centres: the values at the ball's centre.
         radii: [n], of a ball around them.
         intervals: that hold them.
+        secants: of activations whose undecided inputs have a ball of their own.
     """
 
     graph: Graph
@@ -62,6 +65,7 @@ class Enclosure:
     centres: Sequence[Tensor]
     radii: Sequence[Float[Tensor, "n"]]
     intervals: Sequence[Interval]
+    secants: Mapping[int, Secants] = field(default_factory=dict)
 
     def part(self, samples: Tensor) -> Enclosure:
         """Of some samples."""
@@ -69,8 +73,9 @@ class Enclosure:
         ball = Ball(self.ball.x[samples], self.ball.radius[samples], self.ball.norm, *ends)
         intervals = [(low[samples], high[samples]) for low, high in self.intervals]
         return Enclosure(
-            self.graph, ball, [z[samples] for z in self.centres], [r[samples] for r in self.radii], intervals
-        )
+            self.graph, ball, [z[samples] for z in self.centres], [r[samples] for r in self.radii], intervals,
+            {j: secants.part(samples) for j, secants in self.secants.items()},
+        )  # fmt: skip
 
     @cached_property
     def lines(self) -> dict[int, LinearBounds]:
@@ -89,7 +94,11 @@ class Enclosure:
         for j, lines in self.lines.items():
             op, k = self.graph.nodes[j].op, self.graph.nodes[j].inputs[0]
             if isinstance(lines, LinearRelaxation) and nonlinear(op):
-                found[j] = Layer(self.centres[k], self.radii[k], pieces(op, *self.intervals[k]), lines)
+                radii, among = [self.radii[k]], None
+                if j in self.secants:
+                    radii, among = [*radii, self.secants[j].radius], self.secants[j].undecided
+                parts = pieces(op, *self.intervals[k])
+                found[j] = Layer(self.centres[k], torch.stack(radii, 1), parts, lines, among)
         return found
 
     def lowest(
@@ -125,17 +134,22 @@ class Enclosure:
 
         return self.lowest(targets, through)
 
-    def begin(self, targets: Tensor, slope: Start) -> Bound:
-        """With these slopes, and the best of SCALES for multipliers."""
+    def begin(self, targets: Tensor, slope: Start, ball: int = -1) -> Bound:
+        """With these slopes, and the best of SCALES for multipliers of one of each layer's balls."""
         slopes, multipliers = ByLayer(), ByLayer()
 
         def through(j: int, c: Tensor) -> tuple[Tensor, Tensor]:
             layer = self.layers[j]
             slopes[j] = slope(layer, c).expand_as(c)
-            unit = c.reshape(*c.shape[:2], -1).norm(dim=2) / layer.radius.unsqueeze(1).clamp(min=1e-30)
-            offsets = torch.stack([layer.offset(c, c * slopes[j], scale * unit) for scale in SCALES])
-            best, which = offsets.max(0)
-            multipliers[j] = unit * unit.new_tensor(SCALES)[which]
+            radius = layer.radius[:, ball, None].clamp(min=1e-30)
+            unit = c.reshape(*c.shape[:2], -1).norm(dim=2) / radius
+            one = torch.eye(layer.radius.shape[1]).to(unit)[ball]
+
+            def offset(multiplier: Tensor) -> Tensor:
+                return layer.offset(c, c * slopes[j], multiplier.unsqueeze(2) * one)
+
+            best, which = torch.stack([offset(scale * unit) for scale in SCALES]).max(0)
+            multipliers[j] = (unit * unit.new_tensor(SCALES)[which]).unsqueeze(2) * one
             return c * slopes[j], best
 
         return Bound(self.lowest(targets, through), slopes, multipliers)
@@ -148,7 +162,7 @@ class Bound:
     Attributes:
         value: [n, rows].
         slopes: [n, rows, *shape], by node.
-        multipliers: [n, rows], by node.
+        multipliers: [n, rows, balls], by node.
     """
 
     value: Float[Tensor, "n rows"]
@@ -185,7 +199,8 @@ def largest_bound(
         steps: of ascent at most; a sample leaves when all its bounds are positive.
     """
     best = within.begin(targets, _crown).better(within.begin(targets, _tangent))
-    flat = within.begin(targets, _flat).value  # nothing climbs from where the inputs' coefficients are zero
+    # nothing climbs from where the inputs' coefficients are zero
+    flat = within.begin(targets, _flat, 0).value
     best = Bound(torch.maximum(best.value, flat), best.slopes, best.multipliers)
     found = best.value.clone()
     samples = torch.arange(len(targets), device=targets.device)
@@ -207,7 +222,9 @@ def _climbed(within: Enclosure, targets: Tensor, start: Bound, rate: float) -> B
         slopes = {j: values.clone().requires_grad_() for j, values in start.slopes.items()}
         logs = {}
         for j, values in start.multipliers.items():
-            least = SMALLEST * values.amax(1, keepdim=True).clamp(min=SMALLEST)
+            least = SMALLEST * values.amax((1, 2), keepdim=True).clamp(min=SMALLEST)
+            if values.shape[2] > 1:
+                values = values.sum(2, keepdim=True) * values.new_tensor(SHARES)
             logs[j] = values.maximum(least).log().requires_grad_()
         free = [*slopes.values(), *logs.values()]
         groups = [{"params": [*slopes.values()], "lr": rate}, {"params": [*logs.values()], "lr": 2 * rate}]

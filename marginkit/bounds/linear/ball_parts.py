@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from marginkit.bounds.linear.ball import Ball
@@ -42,4 +43,6 @@ def _enclosure(relaxed: Relaxed, whole: Enclosure, parts: Subdomains) -> Enclosu
     spread = Ball(ball.x.expand(count, *ball.x.shape[1:]), ball.radius.expand(count), ball.norm, *ends)
     centres = [centre.expand(count, *centre.shape[1:]) for centre in whole.centres]
     radii = [radius.expand(count) for radius in whole.radii]
-    return replace(whole, ball=spread, centres=centres, radii=radii, intervals=intervals)
+    same = torch.zeros(count, dtype=torch.long, device=ball.x.device)
+    secants = {j: of.part(same) for j, of in whole.secants.items()}
+    return replace(whole, ball=spread, centres=centres, radii=radii, intervals=intervals, secants=secants)

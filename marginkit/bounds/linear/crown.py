@@ -18,6 +18,8 @@ from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inne
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure, largest_bound
 from marginkit.bounds.linear.patches import Coefficients, single_entries
+from marginkit.bounds.linear.undecided import Around
+from marginkit.bounds.reach import Secants
 from marginkit.bounds.spectral import row_lengths
 from marginkit.norms import column
 
@@ -86,6 +88,8 @@ class Propagation:
             if tighten[i]:
                 known.intervals[i] = self._tightened(known, i)
             if nonlinear(node.op):
+                if self.stretches:
+                    known.decide(i, self.entries)
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
         return known
 
@@ -161,11 +165,12 @@ class _Known:
     constants: dict[int, Tensor] = field(default_factory=dict)
     centres: list[Tensor] = field(default_factory=list)
     radii: list[Tensor] = field(default_factory=list)
+    secants: dict[int, Secants] = field(default_factory=dict)
 
     @property
     def enclosure(self) -> Enclosure:
         """For bounds in L2."""
-        return Enclosure(self.graph, self.ball, self.centres, self.radii, self.intervals)
+        return Enclosure(self.graph, self.ball, self.centres, self.radii, self.intervals, self.secants)
 
     def forward(self, i: int) -> Interval:
         """The interval rule of node i."""
@@ -191,6 +196,13 @@ class _Known:
         corner = torch.maximum(high - centre, centre - low).reshape(len(centre), -1).norm(dim=1)
         self.centres.append(centre)
         self.radii.append(torch.minimum(stretch * before, corner))
+
+    def decide(self, j: int, entries: int) -> None:
+        """What activation j makes of its inputs, and their intervals by the balls before them."""
+        (k,), around = self.graph.nodes[j].inputs, Around(self.graph, self.centres, self.radii, self.secants)
+        found, self.intervals[k] = around.decide(j, self.intervals[k], entries)
+        if found is not None:
+            self.secants[j] = found
 
     def lowest(
         self, i: int, wanted: Coefficients, stop: bool = False, quick: bool = False

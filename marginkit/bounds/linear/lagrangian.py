@@ -10,7 +10,8 @@ and any multiplier lam >= 0, every z in ball and intervals has
 because lam (|z - z0|^2 - R^2) / 2 <= 0 may be added. With f between lines on pieces of the interval (a ReLU
 is two lines) each minimum is that of a parabola on an interval. lam = 0 is CROWN (Zhang et al., arXiv
 1811.00866); intervals without ends give the bound of SDP-CROWN (arXiv 2506.06665); g = 0 with lam = |c| / R
-is the product of the layers' norms.
+is the product of the layers' norms. Any entries may have a ball of their own, with a multiplier of its own:
+those that the intervals leave undecided have a smaller one (`undecided.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from functools import cached_property
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from marginkit.bounds.graph.ops import Nonlinear
@@ -39,19 +40,23 @@ class Layer:
 
     Attributes:
         centre: z0 [n, *shape].
-        radius: R [n].
+        radius: R [n, balls]: of all of z, and where `among` is given of these entries.
         pieces: parts of the intervals [n, *shape], and lines that hold there; empty ones are inverted.
         lines: that hold on the whole intervals.
+        among: entries [n, *shape] that lie in the second ball; None where there is none.
     """
 
     centre: Tensor
-    radius: Float[Tensor, "n"]
+    radius: Float[Tensor, "n balls"]
     pieces: Pieces
     lines: LinearRelaxation
+    among: Bool[Tensor, "n *shape"] | None = None
 
-    def offset(self, c: Tensor, g: Tensor, lam: Float[Tensor, "n rows"]) -> Float[Tensor, "n rows"]:
+    def offset(self, c: Tensor, g: Tensor, lam: Float[Tensor, "n rows balls"]) -> Float[Tensor, "n rows"]:
         """A lower bound of c . f(z) - g . z for coefficients [n, rows, *shape] and lam >= 0."""
-        wide = lam.view(*lam.shape, *[1] * (c.ndim - 2))
+        wide, *inner = (one.view(*one.shape, *[1] * (c.ndim - 2)) for one in lam.unbind(2))
+        if self.among is not None:
+            wide = wide + inner[0] * self.among.unsqueeze(1)
         least = torch.full_like(c, NONE)
         for low, high, lines in self.pieces:
             slope, height = _line(c, lines)
@@ -60,7 +65,8 @@ class Layer:
             slope, height = _line(c, self.lines)
             ends = self.pieces[0][0], self.pieces[-1][1]
             least = torch.maximum(least, _parabola(slope - g, wide, self.centre, *ends) + height)
-        return least.reshape(*least.shape[:2], -1).sum(2) - lam / 2 * self.radius.unsqueeze(1).square()
+        allowed = (lam / 2 * self.radius.unsqueeze(1).square()).sum(2)
+        return least.reshape(*least.shape[:2], -1).sum(2) - allowed
 
     @cached_property
     def slope_at_centre(self) -> Tensor:
