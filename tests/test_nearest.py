@@ -238,6 +238,30 @@ def test_survivors_are_the_best_of_each_sample():
     assert pool.survivors(3, 9, 1.05).tolist() == [1, 3, 4]
 
 
+def test_rounding_does_not_choose_among_equal_attempts():
+    """The first of equal ones, wherever a length's last bit falls."""
+    best = torch.tensor([1 + 2**-20, 1, 2, 2 + 2**-20, 0.5], dtype=torch.float64)
+    owner, nothing = torch.tensor([0, 0, 1, 1, 2]), torch.zeros(5, 1)
+    pool = Attempts(owner, nothing, best, best, owner > 9, best, nothing)
+    assert pool.survivors(3, 1, 1.0).tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("seed", [3, 4, 7])
+def test_l1_on_a_convolution_is_found_alike_in_any_batch(seed):
+    """Sparse displacements of equal length abound there, and convolutions round by the size of the batch."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(36, 5),
+    ).eval()  # fmt: skip
+    x = torch.rand(8, 1, 8, 8)
+    y = model(x).argmax(1)
+    search, threat = Nearest(starts=("l1:0", "input:1")), Threat(L1, None, None)
+    together = search(model, x, y, threat).upper
+    alone = [search(model, x[i : i + 1], y[i : i + 1], threat).upper for i in range(len(x))]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_least_distance_is_the_quadratic_programmes(seed):
     rng = np.random.default_rng(seed)

@@ -19,6 +19,7 @@ from marginkit.types import Threat
 BEND = 0.5  # the largest relative change of the radius in one step
 PRESS = 0.1  # the least relative change: inwards beyond the boundary, outwards before it
 LEAST = 0.02  # the least unit in L1, as a share of the radius: for displacements of nothing, or of noise
+SAME = 2**-16  # lengths that differ by less are equal, and the first stays: rounding must not choose
 TINY = 1e-30
 
 
@@ -63,11 +64,11 @@ class Attempts:
     def survivors(self, samples: int, keep: int, within: float) -> Int[Tensor, "k"]:
         """Rows of each sample's `keep` best attempts, those within a factor of its very best."""
         least = self.least(samples)
-        order = self.best.argsort(stable=True)
+        order = (self.best.log2() / SAME).round().argsort(stable=True)
         order = order[self.owner[order].argsort(stable=True)]
         owner = self.owner[order]
         rank = torch.arange(len(order), device=order.device) - torch.searchsorted(owner, owner)
-        return order[(rank < keep) & (self.best[order] <= within * least[owner])]
+        return order[(rank < keep) & (self.best[order] <= (1 + SAME) * within * least[owner])]
 
     def rewind(self) -> None:
         """Goes back to the best displacement found, where there is one."""
@@ -97,7 +98,7 @@ def refine(
         scores, activations = capture(model, point, (INPUT,))
         over = crossed(scores.detach(), y)
         length = norm.length(delta)
-        better = (over & (length < best)).nonzero().squeeze(1)
+        better = (over & (length < (1 - SAME) * best)).nonzero().squeeze(1)
         best[better], shortest[better] = length[better], delta[better]
         if step == steps:
             break
