@@ -20,7 +20,7 @@ from marginkit.methods.nearest import EFFORTS, Nearest
 from marginkit.methods.search.polytope import Region, least_distance
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start
-from marginkit.norms import L2, LINF, NORMS
+from marginkit.norms import L1, L2, LINF, NORMS
 from marginkit.types import Threat
 
 FEATURES, HIDDEN, SAMPLES = 4, 6, 8
@@ -180,6 +180,37 @@ def test_unknown_starts_are_refused(text):
         Nearest(starts=(text,))
 
 
+def waterfilled(features: int) -> tuple[Function, torch.Tensor, torch.Tensor]:
+    """A model whose L1-nearest adversarial input moves a third of the features, and how far that is.
+
+    Entry i of z >= 0 lowers the margin by a_i (z - z^2 / 2): at the least sum, a_i (1 - z_i) is equal where
+    z_i > 0.
+    """
+    slope = torch.linspace(0.5, 1, features, dtype=torch.float64)
+    most = (slope / 2).sum()
+    wanted = 0.14 * most
+
+    def margin(z):
+        return wanted - (slope * (z - z.square() / 2)).sum(1)
+
+    low, high = 0.0, 1.0
+    for _ in range(100):
+        level = (low + high) / 2
+        moved = (1 - level / slope).clamp(min=0)
+        low, high = (level, high) if margin(moved[None]) < 0 else (low, level)
+    model = Function(lambda z: torch.stack([margin(z), torch.zeros_like(z[:, 0])], 1))
+    return model, torch.zeros(1, features, dtype=torch.float64), moved.sum()
+
+
+@pytest.mark.parametrize("effort", ["fast", "balanced"])
+@pytest.mark.parametrize("features", [16, 2048])
+def test_steps_in_l1_fit_however_many_features_move(features, effort):
+    """As near at little effort in two thousand dimensions as in sixteen."""
+    model, x, distance = waterfilled(features)
+    found = Nearest(effort)(model, x, torch.zeros(1, dtype=torch.long), Threat(L1)).upper
+    assert 1 <= found / distance <= 1.01
+
+
 @pytest.mark.parametrize("options", [{"starts": ()}, {"stages": ()}, {"stages": ((0, 1, 1.0),)}])
 def test_an_empty_plan_is_refused(options):
     with pytest.raises(UsageError, match="at least one start and one stage"):
@@ -187,8 +218,14 @@ def test_an_empty_plan_is_refused(options):
 
 
 def test_a_start_reads_its_number():
-    assert Start.parse("across:0.4") == Start("across", 0.4)
-    assert Start.parse("input") == Start("input", 0.0)
+    assert Start.parse("across:0.4", L2) == Start("across", 0.4)
+    assert Start.parse("input", L2) == Start("input", 0.0)
+
+
+def test_own_and_denser_starts_go_by_the_norm_measured():
+    for norm, denser in ((L1, "l2"), (L2, "linf"), (LINF, "linf")):
+        assert Start.parse("own:1", norm) == Start(norm.name, 1)
+        assert Start.parse("denser:2", norm) == Start(denser, 2)
 
 
 def test_survivors_are_the_best_of_each_sample():
@@ -199,6 +236,30 @@ def test_survivors_are_the_best_of_each_sample():
     assert pool.survivors(3, 2, 1e9).tolist() == [1, 2, 3, 4, 5]
     assert pool.survivors(3, 1, 1e9).tolist() == [1, 3, 4]
     assert pool.survivors(3, 9, 1.05).tolist() == [1, 3, 4]
+
+
+def test_rounding_does_not_choose_among_equal_attempts():
+    """The first of equal ones, wherever a length's last bit falls."""
+    best = torch.tensor([1 + 2**-20, 1, 2, 2 + 2**-20, 0.5], dtype=torch.float64)
+    owner, nothing = torch.tensor([0, 0, 1, 1, 2]), torch.zeros(5, 1)
+    pool = Attempts(owner, nothing, best, best, owner > 9, best, nothing)
+    assert pool.survivors(3, 1, 1.0).tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("seed", [3, 4, 7])
+def test_l1_on_a_convolution_is_found_alike_in_any_batch(seed):
+    """Sparse displacements of equal length abound there, and convolutions round by the size of the batch."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3, stride=2), nn.ReLU(), nn.Flatten(),
+        nn.Linear(36, 5),
+    ).eval()  # fmt: skip
+    x = torch.rand(8, 1, 8, 8)
+    y = model(x).argmax(1)
+    search, threat = Nearest(starts=("l1:0", "input:1")), Threat(L1, None, None)
+    together = search(model, x, y, threat).upper
+    alone = [search(model, x[i : i + 1], y[i : i + 1], threat).upper for i in range(len(x))]
+    torch.testing.assert_close(torch.cat(alone), together, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("seed", range(5))

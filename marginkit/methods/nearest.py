@@ -16,7 +16,7 @@ from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start, attempts
 from marginkit.methods.search.verification import bracket, is_adversarial, shorten
-from marginkit.norms import NORMS, Vectors, dot
+from marginkit.norms import L2, NORMS, Vectors, dot
 from marginkit.options import choose
 from marginkit.types import Bracket, Threat
 
@@ -33,14 +33,14 @@ class NearestOptions:
 
     effort: Effort = "balanced"
     rivals: int = 4
-    starts: tuple[str, ...] = ("linf:0", "own:0", "input:1")
+    starts: tuple[str, ...] = ("denser:0", "own:0", "input:1")
     stages: tuple[Stage, ...] = ((6, 1, 1.0), (15, 1, 1.0))
     units: int = 0
     precision: float = 2**-10
 
 
 EFFORTS: dict[str, NearestOptions] = {
-    "fast": NearestOptions("fast", rivals=3, starts=("linf:0",), stages=((10, 1, 1.0),)),
+    "fast": NearestOptions("fast", rivals=3, starts=("denser:0",), stages=((10, 1, 1.0),)),
     "balanced": NearestOptions(),
     "tight": NearestOptions(
         "tight",
@@ -76,7 +76,8 @@ class Nearest(NearestOptions):
         effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
         rivals: how many to linearise at the input, those of largest logit.
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
-            `own:RANK` (in that of the norm measured), `input:RATE`, `across:RATE` (from the input, with RATE
+            `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
+            l2 for l1, else linf), `input:RATE`, `across:RATE` (from the input, with RATE
             times the usual step size; `across` along the steepest direction of another norm), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
         units: polish networks of at most so many ReLUs; 0 for none.
@@ -101,7 +102,7 @@ class Nearest(NearestOptions):
         given = {name: value for name, value in options.items() if value is not None}
         super().__init__(**vars(replace(choose(EFFORTS, "effort", effort), **given)))
         for start in self.starts:
-            Start.parse(start.replace("own", "l2"))
+            Start.parse(start, L2)
         if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in self.stages):
             raise UsageError(
                 "nearest needs at least one start and one stage, of at least one step and attempt"
@@ -112,7 +113,7 @@ class Nearest(NearestOptions):
         return bracket(model, x, y, threat, self._search)
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
-        starts = [Start.parse(text.replace("own", threat.norm.name)) for text in self.starts]
+        starts = [Start.parse(text, threat.norm) for text in self.starts]
         pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
         for steps, keep, within in self.stages:
             rows = torch.arange(len(pool), device=x.device)

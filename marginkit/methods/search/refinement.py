@@ -13,11 +13,13 @@ from marginkit.activations import capture
 from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, gap, logit_margin
 from marginkit.methods.search.descent import dense
-from marginkit.norms import L2, LINF, Norm, Vectors, along, column, dot
+from marginkit.norms import L1, L2, LINF, Norm, Vectors, along, column, dot
 from marginkit.types import Threat
 
 BEND = 0.5  # the largest relative change of the radius in one step
 PRESS = 0.1  # the least relative change: inwards beyond the boundary, outwards before it
+LEAST = 0.02  # the least unit in L1, as a share of the radius: for displacements of nothing, or of noise
+SAME = 2**-16  # lengths that differ by less are equal, and the first stays: rounding must not choose
 TINY = 1e-30
 
 
@@ -29,7 +31,7 @@ class Attempts:
         owner: the sample's position in its batch.
         delta: the displacement to go on from.
         radius: the ball the next displacement lies on.
-        rate: step size as a share of the radius, in the first step.
+        rate: step size as a share of its `unit`, in the first step.
         across: whether steps follow the steepest direction of another norm.
         best: the length of the shortest adversarial displacement so far; inf where there is none.
         shortest: that displacement; meaningless where `best` is inf.
@@ -62,11 +64,11 @@ class Attempts:
     def survivors(self, samples: int, keep: int, within: float) -> Int[Tensor, "k"]:
         """Rows of each sample's `keep` best attempts, those within a factor of its very best."""
         least = self.least(samples)
-        order = self.best.argsort(stable=True)
+        order = (self.best.log2() / SAME).round().argsort(stable=True)
         order = order[self.owner[order].argsort(stable=True)]
         owner = self.owner[order]
         rank = torch.arange(len(order), device=order.device) - torch.searchsorted(owner, owner)
-        return order[(rank < keep) & (self.best[order] <= within * least[owner])]
+        return order[(rank < keep) & (self.best[order] <= (1 + SAME) * within * least[owner])]
 
     def rewind(self) -> None:
         """Goes back to the best displacement found, where there is one."""
@@ -96,7 +98,7 @@ def refine(
         scores, activations = capture(model, point, (INPUT,))
         over = crossed(scores.detach(), y)
         length = norm.length(delta)
-        better = (over & (length < best)).nonzero().squeeze(1)
+        better = (over & (length < (1 - SAME) * best)).nonzero().squeeze(1)
         best[better], shortest[better] = length[better], delta[better]
         if step == steps:
             break
@@ -105,9 +107,21 @@ def refine(
         rise = margin.detach() + 2 * gap(scores.detach(), y, rival.unsqueeze(1)).squeeze(1)
         change = _change(rise, -dot(gradient, delta), over, best.isinf(), heat)
         radius = torch.minimum(torch.minimum(radius, best) * change, best)
-        delta = delta - along(attempts.rate * heat * radius, _direction(norm, gradient, attempts.across))
+        size = attempts.rate * heat * unit(norm, delta, radius)
+        delta = delta - along(size, _direction(norm, gradient, attempts.across))
         delta = _retract(norm, delta, radius, low, high)
     return Attempts(attempts.owner, delta, radius, attempts.rate, attempts.across, best, shortest)
+
+
+def unit(norm: Norm, delta: Vectors, radius: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
+    """What step sizes are relative to: the radius; in L1 the largest entry, were the displacement that long.
+
+    There an entry is as much shorter than the radius as there are entries, and the step's largest one has to
+    match it: with the radius instead, the projection that follows would keep a few entries and lose the rest.
+    """
+    if norm is not L1:
+        return radius
+    return radius * (LINF.length(delta) / L1.length(delta).clamp(min=TINY)).clamp(min=LEAST)
 
 
 def _change(

@@ -16,14 +16,15 @@ from marginkit.logits import Labels, crossed, differences, gap, linearised_dista
 from marginkit.methods.search.linearisation import linearise, nudge
 from marginkit.methods.search.refinement import TINY, Attempts
 from marginkit.methods.search.verification import is_adversarial, shorten
-from marginkit.norms import NORMS, Vectors, along, column
+from marginkit.norms import NORMS, Norm, Vectors, along, column
 from marginkit.types import Threat
 
-RATES = {"l1": 1.0, "l2": 1.5, "linf": 1.0}
+RATES = {"l1": 1.5, "l2": 1.5, "linf": 1.0}  # of the first step, in its `unit`
 WALK, OVERSHOOT = 6, 0.02
 SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 TRIES, PATIENCE = 8, 40  # random points for a sample that no start took across, and until one does
-FORMS = "l1:RANK, l2:RANK, linf:RANK, own:RANK, input:RATE, across:RATE or noise:SEED"
+FORMS = "l1:RANK, l2:RANK, linf:RANK, own:RANK, denser:RANK, input:RATE, across:RATE or noise:SEED"
+DENSER = {"l1": "l2", "l2": "linf", "linf": "linf"}
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,14 @@ class Start:
     number: float
 
     @staticmethod
-    def parse(text: str) -> Start:
-        """From `form:number`.
+    def parse(text: str, norm: Norm) -> Start:
+        """From `form:number`; `own` and `denser` become the geometry they mean in that norm.
 
         Raises:
             UsageError: there is no such form.
         """
         form, _, number = text.partition(":")
+        form = {"own": norm.name, "denser": DENSER[norm.name]}.get(form, form)
         try:
             start = Start(form, float(number or 0))
         except ValueError:
