@@ -88,6 +88,33 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Working:
+    """A task goes on, told every second or so.
+
+    Attributes:
+        task: a method's name, or a check's.
+        passes: how many samples have passed through the model for it, once forward and back.
+        limit: how many it may take; None for no limit.
+    """
+
+    task: str
+    passes: int
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One check of whether the measurement can be believed is done; as in `Verdict`, and its passes."""
+
+    check: str
+    raised: bool
+    figure: float | None
+    where: str
+    note: str
+    passes: int
+
+
+@dataclass(frozen=True)
 class Narrowed:
     """Some brackets are narrower: by norm, how many are closed, and how many there are."""
 
@@ -125,6 +152,8 @@ Event = (
     | Noted
     | Finished
     | Progress
+    | Working
+    | Checked
     | Narrowed
     | EpochDone
     | Reported

@@ -1,12 +1,15 @@
 """One listener hears of everything that takes long: measuring, checking, training, tightening."""
 
+import copy
 import json
 import sys
+import warnings
 from collections import defaultdict
 from dataclasses import replace
 from io import StringIO
 
 import pytest
+import torch
 from marginkit_cli.output import bars
 from quickly import measure
 
@@ -15,6 +18,7 @@ from marginkit.data.sources import load
 from marginkit.events import (
     BatchDone,
     Begun,
+    Checked,
     EpochDone,
     Failed,
     Finished,
@@ -22,9 +26,11 @@ from marginkit.events import (
     NothingNew,
     OutOfMemory,
     Progress,
+    Working,
     both,
     tracked,
 )
+from marginkit.guard import passes
 from marginkit.measurement.event_log import LOGGED, EventLog
 from marginkit.measurement.tighten import tighten
 from marginkit.methods.configure import configure_methods
@@ -60,12 +66,45 @@ def test_a_measurement_tells_every_batch_scale_search_and_check(model, digits, t
     batches = [event for event in rest if isinstance(event, BatchDone)]
     assert [(event.first, event.samples) for event in batches] == [(0, 8), (8, 8), (16, 4)]
     assert all(event.seconds.keys() == METHODS.keys() for event in batches)
-    searches = 4  # deepfool and pgd in two norms
-    assert progress(rest) == {
-        "scales": whole(-(-len(digits) // 8)),
-        "checks": whole(searches + len(PROBES)),
-    }
+    assert progress(rest) == {"scales": whole(-(-len(digits) // 8)), "checks": whole(len(PROBES))}
+    assert [event.check for event in rest if isinstance(event, Checked)] == list(PROBES)
     assert isinstance(heard[-1], Finished)
+
+
+def test_progress_never_stands_still(model, digits, monkeypatch):
+    """Whatever a method or a check does, every pass is heard of; in the command once a second."""
+    monkeypatch.setattr(passes, "EVERY", 0.0)
+    heard = []
+    measure(model, digits, METHODS, ["l2"], on_event=heard.append, first=20, checks=4)
+    working = [event for event in heard if isinstance(event, Working)]
+    tasks = {event.task for event in working}
+    assert METHODS.keys() <= tasks
+    assert {"no-gradient", "not-monotone", "gradient-free-wins", "not-converged"} <= tasks
+    for task in tasks:
+        counts = [event.passes for event in working if event.task == task]
+        assert counts == sorted(counts) or task in METHODS
+    assert all(event.limit is None for event in working if event.task in METHODS)
+
+
+def test_passes_are_counted_forward_and_back_and_the_hooks_leave(model):
+    meter = passes.Meter()
+    meter.begin("a", 10.0)
+    x = torch.rand(4, 1, 8, 8)
+    with meter.counting(model, model):
+        with torch.no_grad():
+            copy.deepcopy(model)(x)
+        leaf = x.clone().requires_grad_()
+        torch.autograd.grad(model(leaf).sum(), leaf)
+    assert meter.spent == pytest.approx(4 * (2 * passes.FORWARD + passes.BACKWARD))
+    assert (meter.has(4.4), meter.has(4.6)) == (True, False)
+    assert (meter.fitting(9, 1.0), meter.fitting(3, 1.0), meter.fitting(3, 50.0)) == (4, 3, 1)
+    assert not model._forward_pre_hooks
+    with warnings.catch_warnings(action="ignore"):  # deprecated, and met all the same
+        scripted = torch.jit.trace(model, x)
+    with meter.counting(scripted):
+        scripted(x)
+    meter.begin("b")
+    assert (meter.spent, meter.has(1e9), meter.total > 5) == (0, True, True)
 
 
 def test_training_tells_every_step_and_epoch(tmp_path):
@@ -95,14 +134,14 @@ def test_items_pass_unchanged_and_two_listeners_hear_the_same():
 
 def test_the_log_has_a_line_for_what_happened_and_none_for_progress(tmp_path):
     log = EventLog(tmp_path / "a.h5", rank=3)
-    for event in (Progress("checks", 1, 2), OutOfMemory("pgd", 8), NothingNew("a.h5")):
+    for event in (Progress("checks", 1, 2), Working("pgd", 7), OutOfMemory("pgd", 8), NothingNew("a.h5")):
         log(event)
     lines = [json.loads(line) for line in log.path.read_text().splitlines()]
     assert [{k: v for k, v in line.items() if k != "time"} for line in lines] == [
         {"rank": 3, "event": "out of memory", "column": "pgd", "samples": 8},
         {"rank": 3, "event": "nothing new", "file": "a.h5"},
     ]
-    assert set(LOGGED) == {Begun, BatchDone, OutOfMemory, Failed, NothingNew, Finished}
+    assert set(LOGGED) == {Begun, BatchDone, OutOfMemory, Failed, NothingNew, Checked, Finished}
 
 
 class Terminal(StringIO):
@@ -122,6 +161,12 @@ def test_bars_show_methods_and_tasks_and_forget_what_is_done(monkeypatch):
         on_event(BatchDone(8, 8, {"pgd": 1.0}))
         assert shown() == {"pgd": (16, 20), "crown": (8, 20)}
         assert on_event.display.tasks[0].fields["pace"] == "8/s, 0:00:00 left"
+        on_event(Working("pgd", 1234))
+        assert on_event.display.tasks[0].fields["pace"] == "1,234 passes"
+        on_event(Working("not-converged", 50, 900))
+        assert shown()["not-converged"] == (50, 900)
+        on_event(Checked("not-converged", False, 0.01, "", "", 600))
+        assert "not-converged" not in shown()
         on_event(Progress("checks", 1, 2))
         assert shown()["checks"] == (1, 2)
         on_event(Progress("checks", 2, 2))

@@ -20,14 +20,15 @@ from marginkit.comparison.flags import table_flags
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
 from marginkit.errors import MarginkitError
+from marginkit.events import Checked
 from marginkit.methods import METHODS
 from marginkit.methods.asked import Asked
 from marginkit.methods.configure import configure_methods
 from marginkit.methods.torchattacks import TorchAttack
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.norms import L1, L2, LINF
-from marginkit.reliability.examine import PROBES, examine
-from marginkit.reliability.probe import doubled
+from marginkit.reliability.effort import more
+from marginkit.reliability.examine import PASSES, PROBES, examine
 from marginkit.reliability.random_search import RandomSearch
 from marginkit.table.provenance import Provenance
 from marginkit.table.reading import read
@@ -317,10 +318,56 @@ def test_verdicts_from_a_file_are_not_believed_blindly(given, message):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_doubling_makes_a_method_of_the_same_name_or_none(name):
+def test_more_effort_makes_a_method_of_the_same_name_or_none(name):
     method = METHODS[name]()
-    more = doubled(method)
-    assert more is None or (type(more) is type(method) and more != method)
+    harder = more(method)
+    assert harder is None or (type(harder) is type(method) and harder != method)
+
+
+# What the checks cost ----------------------------------------------------------------------------------
+
+
+def heard_of(model, methods="first_order,nearest", norms=("l2", "linf"), options=None, **settings):
+    """Every check as the listener hears of it, by name."""
+    heard = []
+    chosen = configure_methods(methods.split(","), options or {})
+    settings = {"first": 40, "checks": 32, "on_event": heard.append, **settings}
+    measure(model, DIGITS, chosen, norms, **settings)
+    return {event.check: event for event in heard if isinstance(event, Checked)}
+
+
+@pytest.mark.parametrize("masked", [None, *MASKED], ids=lambda cls: cls.__name__ if cls else "honest")
+def test_the_checks_keep_to_their_passes(trained, masked):
+    model = trained("cross-entropy")
+    told = heard_of(masked(model) if masked else model)
+    assert told.keys() == PROBES.keys()
+    assert sum(event.passes for event in told.values()) <= PASSES
+    if masked is None:
+        assert sum(event.passes for event in told.values()) <= 2000
+
+
+@pytest.mark.parametrize("search", ["pgd", "deepfool", "torchattacks:PGD", "nearest"])
+def test_the_checks_keep_to_their_passes_whatever_the_search(trained, search):
+    thorough = {"nearest": {"effort": "thorough"}} if search == "nearest" else {}
+    told = heard_of(trained("cross-entropy"), search, ("linf",), thorough)
+    assert sum(event.passes for event in told.values()) <= PASSES
+
+
+def test_nothing_that_the_table_knows_is_computed_again(trained):
+    told = heard_of(trained("cross-entropy"))
+    assert told["optimistic-first-order"].passes == 0, "the table estimates"
+    assert told["unbounded-fails"].passes == 0, "what was found inside the box is there without it"
+    assert heard_of(trained("cross-entropy"), "nearest")["optimistic-first-order"].passes > 0
+    kept = heard_of(trained("cross-entropy"), witnesses=True)
+    assert kept["not-converged"].passes < 0.8 * told["not-converged"].passes, "it goes on from there"
+    assert kept["not-converged"].figure < 0.05
+
+
+def test_a_search_that_stopped_at_once_has_not_converged_from_its_own_witnesses_either(trained):
+    weak = {"nearest": {"effort": "fast", "starts": ["noise:0"], "stages": [[1, 1, 1.0]]}}
+    for witnesses in (False, True):
+        told = heard_of(trained("cross-entropy"), "nearest", ("l2",), weak, witnesses=witnesses)
+        assert told["not-converged"].raised, witnesses
 
 
 # The search without gradients --------------------------------------------------------------------------
@@ -343,12 +390,35 @@ def test_random_search_stays_inside_and_finds_what_is_easy(trained, norm, shape)
     x, y = x[right], y[right]
     threat, model = Threat(norm), Reshaped()
     found = METHODS["nearest"]()(model, x, y, threat).upper.to(x)
-    seen.clear()
-    assert RandomSearch()(model, x, y, threat, 4 * found, torch.zeros_like(x)).float().mean() > 0.8
-    assert not RandomSearch()(model, x, y, threat, 0.7 * found, torch.zeros_like(x)).any()
-    for moved in seen:
-        assert threat.contains(moved).all()
-        assert (norm.length(moved - x) <= 4.01 * found).all()
+    hit = RandomSearch(300)(model, x, y, threat, 4 * found, torch.zeros_like(x))
+    assert hit.float().mean() > 0.8
+    assert not RandomSearch(300)(model, x, y, threat, 0.7 * found, torch.zeros_like(x)).any()
+    for i in range(len(x)):  # one by one: those that are hit are not asked on
+        seen.clear()
+        alone = RandomSearch(300)(model, x[[i]], y[[i]], threat, 4 * found[[i]], torch.zeros_like(x[[i]]))
+        assert alone == hit[i]
+        for moved in seen:
+            assert threat.contains(moved).all()
+            assert norm.length(moved - x[[i]]) <= 4.01 * found[i]
+
+
+def test_random_search_stops_when_enough_are_hit(trained):
+    network, asked = trained("cross-entropy"), []
+    x, y = DIGITS.inputs(list(range(20))), torch.from_numpy(DIGITS.labels[:20])
+
+    class Counted(nn.Module):
+        def forward(self, x):
+            asked.append(len(x))
+            return network(x)
+
+    here = (Counted(), x, y, Threat(LINF), torch.full((20,), 0.4), torch.zeros_like(x))
+    every = RandomSearch()(*here)
+    assert every.sum() > 10
+    assert asked == sorted(asked, reverse=True), "what is hit is not asked on"
+    asked.clear()
+    some = RandomSearch()(*here, enough=3)
+    assert 3 <= some.sum() < every.sum()
+    assert (every | ~some).all()
 
 
 def test_random_search_is_no_weaker_than_square(trained):
@@ -361,7 +431,7 @@ def test_random_search_is_no_weaker_than_square(trained):
         here = (network, x[right], y[right], Threat(LINF))
         square = TorchAttack("Square", (("eps", 0.2), ("n_queries", 300)))(*here).upper
         radius = torch.full((int(right.sum()),), 0.2)
-        ours += int(RandomSearch()(*here, radius, torch.zeros_like(x[right])).sum())
+        ours += int(RandomSearch(300)(*here, radius, torch.zeros_like(x[right])).sum())
         theirs += int(square.isfinite().sum())
     assert theirs > 10
     assert ours >= 0.9 * theirs

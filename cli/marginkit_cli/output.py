@@ -119,6 +119,10 @@ class Bars:
                 self.display.update(row.id, pace=_left(row, row.elapsed or 0.0))
                 if done >= total:
                     self.display.remove_task(self.bars.pop(task))
+            case events.Working(task=task, passes=passes, limit=limit):
+                self._work(task, passes, limit)
+            case events.Checked(check=check) if check in self.bars:
+                self.display.remove_task(self.bars.pop(check))
             case events.Narrowed(closed=closed):
                 for norm, (done, total) in closed.items():
                     self._show(f"{norm} closed", done, total)
@@ -130,6 +134,13 @@ class Bars:
             self.display.remove_task(bar)
         self.bars.clear()
         self.took.clear()
+
+    def _work(self, name: str, passes: int, limit: int | None) -> None:
+        """In the task's own bar; a method's counts samples, a check's passes."""
+        if limit is not None:
+            self._show(name, min(passes, limit), limit)
+        elif name in self.bars:
+            self.display.update(self.bars[name], pace=f"{passes:,} passes")
 
     def _show(self, name: str, done: int, total: int) -> None:
         if name not in self.bars:

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from marginkit.data.dataset import Batch
 from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import BatchDone, Failed, OnEvent, unheard
+from marginkit.guard.passes import Meter
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels, Scores, answered, check_scores, logit_margin, refuse_probabilities
 from marginkit.measurement.contradictions import without_contradicted
@@ -70,6 +71,7 @@ class BatchRunner:
         witnesses: keep adversarial inputs, and the inputs.
         clock: at most about so many seconds for each name in all; looked at between batches.
         on_event: hears of seconds, halvings and failures: what depends on the machine and not on the samples.
+        meter: tells its own listener that a method is still at work.
     """
 
     models: Models
@@ -78,6 +80,7 @@ class BatchRunner:
     witnesses: bool
     clock: Clock
     on_event: OnEvent = unheard
+    meter: Meter = field(default_factory=Meter)
 
     def __call__(
         self, batch: Batch, wanted: Iterable[int] | None = None, known: MarginTable | None = None
@@ -124,7 +127,8 @@ class BatchRunner:
         if not len(rows.finite):
             return outside
         try:
-            with self.clock.running(request.name):
+            self.meter.begin(request.name)
+            with self.clock.running(request.name), self.meter.counting(self.models.of(request.method.kind)):
                 found = self._joined(request, rows.x[rows.finite], rows.y[rows.finite], rows.start(request))
         except Exception as error:
             if isinstance(error, MarginkitError) and not isinstance(error, MethodError):

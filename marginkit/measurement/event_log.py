@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from marginkit.events import BatchDone, Begun, Event, Failed, Finished, NothingNew, OutOfMemory
+from marginkit.events import BatchDone, Begun, Checked, Event, Failed, Finished, NothingNew, OutOfMemory
 from marginkit.files.atomic import cannot_write
 
 # What is worth a line, and its name there: no mere progress.
@@ -18,6 +18,7 @@ LOGGED: dict[type, str] = {
     OutOfMemory: "out of memory",
     Failed: "failed",
     NothingNew: "nothing new",
+    Checked: "check",
     Finished: "finished",
 }
 

@@ -17,6 +17,7 @@ from marginkit.data.sources import load
 from marginkit.distributed import ALONE, Ranks, find_device, processes
 from marginkit.errors import UsageError
 from marginkit.events import Event, Finished, Noted, NothingNew, OnEvent, both, unheard
+from marginkit.guard.passes import Meter
 from marginkit.measurement.assembly import Assembly
 from marginkit.measurement.batch import BatchRunner, Clock
 from marginkit.measurement.describe import Description, completed, dependencies, provenance
@@ -146,7 +147,7 @@ def _run(
     heard = both(EventLog(target.path, ranks.rank), on_event) if target else on_event
     loader = Loader.of(data, models.plain, execution.device, execution.workers)
     requests, clock = build_requests(asked), Clock(execution.time_limits)
-    runner = BatchRunner(models, requests, asked.limits, kept.witnesses, clock, heard)
+    runner = BatchRunner(models, requests, asked.limits, kept.witnesses, clock, heard, Meter(heard))
     description = Description(models.plain, loader, measurement, heard)
     about = provenance(data, measurement)
     if target is None:

@@ -11,19 +11,19 @@ from marginkit.logits import Scores, gap, logit_margin, too_coarse
 from marginkit.reliability.probe import Probe, share
 
 REPEATS = 4
+LEAST = 2  # samples that teach a layer something
 ALONE = 8  # samples that are also asked for one by one
 
 
 def randomised(p: Probe) -> float:
     """Asks again."""
-    first = _scores(p, p.x)
-    return max(_change(first, _scores(p, p.x)) for _ in range(REPEATS))
+    return max(_change(p.scores, _scores(p, p.x)) for _ in range(REPEATS))
 
 
 def batch_dependent(p: Probe) -> float:
     """Asks one by one."""
     alone = torch.cat([_scores(p, p.x[i : i + 1]) for i in range(min(ALONE, len(p.x)))])
-    return _change(_scores(p, p.x)[: len(alone)], alone)
+    return _change(p.scores[: len(alone)], alone)
 
 
 def missing_classes(p: Probe) -> float:
@@ -34,7 +34,7 @@ def missing_classes(p: Probe) -> float:
 def batch_statistics(p: Probe) -> float:
     """Looks at the layers, and at their buffers before and after a forward pass."""
     before = {name: buffer.clone() for name, buffer in p.model.named_buffers()}
-    _scores(p, p.x)
+    _scores(p, p.x[:LEAST])
     changed = [
         n for n, b in p.model.named_buffers() if not torch.equal(before[n].nan_to_num(), b.nan_to_num())
     ]
@@ -43,14 +43,13 @@ def batch_statistics(p: Probe) -> float:
 
 def probabilities(p: Probe) -> float:
     """Looks at the scores' range."""
-    scores = _scores(p, p.x)
-    return share(((scores >= 0) & (scores <= 1)).all(1))
+    return share(((p.scores >= 0) & (p.scores <= 1)).all(1))
 
 
 def imprecise(p: Probe) -> float:
     """Looks at the clean scores, in the precision that searches have."""
     given = precise(p.model, p.x)
-    scores = _scores(p, given.x)
+    scores = p.scores if given.model is p.model else _scores(p, given.x)
     margin, rival = logit_margin(scores, p.y)
     coarse = too_coarse(scores, p.y)
     finer = given.rough is None and bool(in_float64(given.model, given.x, coarse).rows.equal(coarse))

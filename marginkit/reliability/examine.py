@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +15,28 @@ from marginkit import defaults
 from marginkit.activations import evaluating
 from marginkit.data.dataset import Data
 from marginkit.errors import UsageError
-from marginkit.events import OnEvent, Progress, unheard
+from marginkit.events import Checked, OnEvent, tracked, unheard
+from marginkit.guard.answer import original
+from marginkit.guard.passes import Meter
 from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT, Kind
 from marginkit.methods.asked import Asked
 from marginkit.methods.torchattacks import TorchAttack
 from marginkit.reliability import behaviour, gradients, searches
-from marginkit.reliability.probe import Probe, doubled
+from marginkit.reliability.probe import Probe
 from marginkit.table.brackets import LIMIT, ends, limit
 from marginkit.table.table import Column, MarginTable
 from marginkit.table.verdicts import KEY, Verdict
-from marginkit.types import Bracket, Method
+from marginkit.types import Method
 
 NEARER = 0.8  # a search without gradients has to be nearer by a fifth to count
 Figure = float | Mapping[str, float]  # one, or one a norm or column
-T = TypeVar("T")
 
-PROBES: dict[str, Callable[[Probe], Figure]] = {
+# Sample-passes that the checks of the default number of samples may spend together, and some of them each.
+PASSES = 3000
+LIMITS = {"unbounded-fails": 300, "gradient-free-wins": 800, "not-converged": 900}
+
+PROBES: dict[str, Callable[[Probe], Figure]] = {  # what is cheap comes first
     "randomised": behaviour.randomised,
     "batch-dependent": behaviour.batch_dependent,
     "batch-statistics": behaviour.batch_statistics,
@@ -41,10 +46,10 @@ PROBES: dict[str, Callable[[Probe], Figure]] = {
     "no-gradient": gradients.no_gradient,
     "misleading-gradient": gradients.misleading_gradient,
     "optimistic-first-order": gradients.optimistic_first_order,
+    "not-monotone": searches.not_monotone,
+    "unbounded-fails": searches.unbounded_fails,
     "gradient-free-wins": searches.gradient_free_wins,
     "not-converged": searches.not_converged,
-    "unbounded-fails": searches.unbounded_fails,
-    "not-monotone": searches.not_monotone,
     "eight-bit": searches.eight_bit,
 }
 
@@ -67,7 +72,7 @@ def examine(
         samples: how many correctly classified samples to look at, spread evenly over the table; 0 for no
             checks.
         seed: of everything random; the same seed gives the same verdicts.
-        on_event: hears of the progress, search by search and check by check.
+        on_event: hears of the progress, check by check and meanwhile.
     """
     if samples < 0:
         raise UsageError(f"{samples} samples can't be checked: give 0 for no checks, or more")
@@ -75,30 +80,28 @@ def examine(
     if not len(chosen):
         return {}
     few = table.rows(chosen)
-    steps = _Steps(len(_searched(few, asked)) + len(PROBES), on_event)
+    names = tracked(PROBES, "checks", len(PROBES), on_event)
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
         try:
-            probe = replace(_probe(few, model, data, asked, seed, steps), absent=_absent(table, data))
+            probe = _probe(few, model, data, asked, seed, on_event)
+            probe.absent = _absent(table, data)
         except Exception as error:  # whatever fails here, the measurement is worth more
-            found = [Verdict.of_crash(name, error) for name in PROBES]
+            found = [Verdict.of_crash(name, error) for name in names]
         else:
-            found = [steps.after(_judged(name, check, probe)) for name, check in PROBES.items()]
+            with probe.meter.counting(original(probe.model)):
+                found = [_told(name, probe, on_event) for name in names]
     return {KEY: {"samples": len(chosen), "seed": seed, "verdicts": [asdict(verdict) for verdict in found]}}
 
 
-class _Steps:
-    """Tells how many of all searches and checks are done."""
-
-    def __init__(self, total: int, on_event: OnEvent) -> None:
-        self.done, self.total, self.on_event = 0, total, on_event
-        on_event(Progress("checks", 0, total))
-
-    def after(self, answer: T) -> T:
-        """The answer, when one more is done."""
-        self.done += 1
-        self.on_event(Progress("checks", self.done, self.total))
-        return answer
+def _told(name: str, probe: Probe, on_event: OnEvent) -> Verdict:
+    """The check's verdict, when the listener has heard of it."""
+    grown = max(1.0, len(probe.x) / defaults.CHECKS)
+    left = grown * PASSES - probe.meter.total
+    probe.meter.begin(name, min(left, grown * LIMITS[name]) if name in LIMITS else left)
+    found = _judged(name, PROBES[name], probe)
+    on_event(Checked(**asdict(found), passes=round(probe.meter.spent)))
+    return found
 
 
 def _absent(table: MarginTable, data: Data) -> float:
@@ -122,7 +125,9 @@ def _searched(table: MarginTable, asked: Asked) -> list[Column]:
     return [column for column in kept if column.method in asked.methods]
 
 
-def _probe(table: MarginTable, model: nn.Module, data: Data, asked: Asked, seed: int, steps: _Steps) -> Probe:
+def _probe(
+    table: MarginTable, model: nn.Module, data: Data, asked: Asked, seed: int, on_event: OnEvent
+) -> Probe:
     methods = asked.methods
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     dtype = torch.promote_types(like.dtype, torch.float32)
@@ -138,22 +143,22 @@ def _probe(table: MarginTable, model: nn.Module, data: Data, asked: Asked, seed:
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values, np.float64)).to(like.device)
 
-    def anew(column: Column) -> Bracket | None:
-        method = doubled(methods[column.method])
-        answer = None if method is None else method(model, x, y, threats[column.norm])
-        return answer if isinstance(answer, Bracket) else None
-
     found = {norm: tensor(e.upper) for norm, e in known.items()}
-    again = {c.name: steps.after(anew(c)) for c in upper}
     return Probe(
         model, x, y, threats,
         searches={c.method: methods[c.method] for c in upper},
         found=found,
         claimed={n: _claimed(d, [c for c in upper if c.norm == n], methods) for n, d in found.items()},
         before={c.name: tensor(c.distance) for c in upper},
-        again={name: answer for name, answer in again.items() if answer is not None},
+        estimated={c.norm: tensor(c.distance) for c in table.columns if _estimates(c)},
+        kept={c.name: torch.from_numpy(c.witness).to(x) for c in upper if c.witness is not None},
+        meter=Meter(on_event),
         seed=seed,
     )  # fmt: skip
+
+
+def _estimates(column: Column) -> bool:
+    return column.kind is Kind.ESTIMATE and column.layer == INPUT
 
 
 def _claimed(found: Tensor, columns: Sequence[Column], methods: Mapping[str, Method]) -> Tensor:

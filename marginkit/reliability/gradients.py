@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from marginkit.guard.answer import answer
+from marginkit.kinds import INPUT
 from marginkit.logits import differences
 from marginkit.methods.first_order import FirstOrder
-from marginkit.methods.search.linearisation import linearise
-from marginkit.norms import Vectors, along, dot
+from marginkit.norms import along, dot
 from marginkit.reliability.probe import Probe, share
 
 SHORT = 0.1  # a step's length, as a share of the distance found
 HONEST = (0.5, 2.0)  # how far a step's effect may be from what the gradient says
+RIVALS = 4  # those of largest logit, where the table does not estimate
 
 
 def no_gradient(p: Probe) -> float:
     """Zero or not finite."""
-    size = _slope(p)[1].flatten(1).abs().amax(1)
+    size = p.slope[1].flatten(1).abs().amax(1)
     return share((size == 0) | ~size.isfinite())
 
 
 def misleading_gradient(p: Probe) -> float:
     """Takes a short steepest step inside the box."""
-    rival, gradient = _slope(p)
+    rival, gradient = p.slope
     length = SHORT * _scale(p)
     usable = (
         length.isfinite() & (gradient.flatten(1).abs().amax(1) > 0) & gradient.flatten(1).isfinite().all(1)
@@ -37,27 +38,23 @@ def misleading_gradient(p: Probe) -> float:
     moved = p.threat.clip(x, x + step)
     said = -dot(gradient, moved - x)
     with torch.no_grad():
-        fell = (
-            differences(answer(p.model, x), y, rival) - differences(answer(p.model, moved), y, rival)
-        ).squeeze(1)
+        after = differences(answer(p.model, moved), y, rival)
+    fell = (differences(p.scores[usable], y, rival) - after).squeeze(1)
     said, fell = said[said > 0], fell[said > 0]
     return 1 - share((fell >= HONEST[0] * said) & (fell <= HONEST[1] * said))
 
 
 def optimistic_first_order(p: Probe) -> dict[str, float]:
-    """Compares the estimate at the input with what was found."""
+    """Compares the estimate at the input, the table's where it has one, with what was found."""
     answers = {}
     for norm, threat in p.threats.items():
-        estimate = FirstOrder(layers=("input",))(p.model, p.x, p.y, threat).distance[:, 0]
-        ratio = (estimate / p.found[norm])[p.found[norm].isfinite()]
+        found, estimate = p.found[norm], p.estimated.get(norm)
+        if estimate is None:
+            found, method = found[p.few], FirstOrder(layers=(INPUT,), top_k=RIVALS)
+            estimate = method(p.model, p.x[p.few], p.y[p.few], threat).distance[:, 0]
+        ratio = (estimate / found)[found.isfinite()]
         answers[norm] = float(ratio.quantile(0.5)) if len(ratio) else torch.nan
     return answers
-
-
-def _slope(p: Probe) -> tuple[Int[Tensor, "n 1"], Vectors]:
-    """The runner-up at each sample, and the gradient of the logit margin over it."""
-    rival, _, gradient = linearise(p.model, p.x, p.y, 1)
-    return rival, gradient.squeeze(1)
 
 
 def _scale(p: Probe) -> Float[Tensor, "n"]:

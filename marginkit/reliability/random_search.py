@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.guard.answer import answer
 from marginkit.logits import Labels, crossed, logit_margin
-from marginkit.norms import L1, LINF, Vectors, along
+from marginkit.norms import L1, LINF, Vectors, along, column
 from marginkit.types import Threat
 
 
@@ -28,7 +28,7 @@ class RandomSearch:
         seed: of the draws.
     """
 
-    queries: int = 300
+    queries: int = 100
     seed: int = 0
 
     def __call__(
@@ -39,6 +39,7 @@ class RandomSearch:
         threat: Threat,
         radius: Float[Tensor, "n"],
         start: Vectors,
+        enough: int | None = None,
     ) -> Bool[Tensor, "n"]:
         """Which samples have an adversarial input inside their radius, as far as this finds.
 
@@ -46,6 +47,7 @@ class RandomSearch:
             model, x, y, threat: as in `bracket`.
             radius: of each sample's ball.
             start: displacements to begin with; projected.
+            enough: stop when so many samples have one; None for never.
         """
         generator = torch.Generator().manual_seed(self.seed)
         hit = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -53,18 +55,21 @@ class RandomSearch:
         delta = threat.norm.project(start, radius, low, high)
         best = torch.full_like(radius, torch.inf)
         for query in range(self.queries):
-            candidate = delta
+            rows = (~hit).nonzero().squeeze(1)
+            candidate, box = delta[rows], [None if end is None else end[rows] for end in (low, high)]
             if query:
                 window = _window(x.shape[1:], 0.5 * (1 - query / self.queries) ** 2, generator).to(x)
-                height = 2 * radius * (1 if threat.norm is LINF else _height(threat, window))
-                candidate = threat.norm.project(delta + along(height, window.expand_as(x)), radius, low, high)
+                height = 2 * radius[rows] * (1 if threat.norm is LINF else _height(threat, window))
+                drawn = along(height, window.expand_as(candidate))
+                candidate = threat.norm.project(candidate + drawn, radius[rows], *box)
             with torch.no_grad():
-                scores = answer(model, threat.clip(x, x + candidate))
-            margin = logit_margin(scores, y)[0]
-            better = margin < best
-            delta, best = torch.where(_like(better, x), candidate, delta), torch.where(better, margin, best)
-            hit |= crossed(scores, y)
-            if hit.all():
+                scores = answer(model, threat.clip(x[rows], x[rows] + candidate))
+            lead = logit_margin(scores, y[rows])[0]
+            better = lead < best[rows]
+            delta[rows] = torch.where(column(better, candidate), candidate, delta[rows])
+            best[rows] = torch.where(better, lead, best[rows])
+            hit[rows] = crossed(scores, y[rows])
+            if hit.all() or (enough is not None and int(hit.sum()) >= enough):
                 break
         return hit
 
@@ -89,7 +94,3 @@ def _window(shape: torch.Size, part: float, generator: torch.Generator) -> Float
     signs = 2.0 * torch.randint(2, drawn, generator=generator) - 1
     window[(..., *corner)] = 1.0  # type: ignore[index]
     return window * signs
-
-
-def _like(which: Bool[Tensor, "n"], x: Vectors) -> Tensor:
-    return which.view(-1, *[1] * (x.ndim - 1))
