@@ -86,13 +86,10 @@ class Crown:
     def _prover(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Prove, Tensor, Tensor]:
         """Bounds of f_y - f_j less what rounding costs; the rivals j; and these at radius 0."""
         by_balls = threat.norm.p == 2 and self.bounds == "crown" and self.slopes == "adaptive"
+        with x.device:  # matrices are made where the model is
+            stretches = own_stretches(graph, threat.norm) if by_balls else None
         propagation = Propagation(
-            self.bounds,
-            self.slopes == "same",
-            self.memory,
-            self.ascents,
-            own_stretches(graph, threat.norm) if by_balls else None,
-            self.climbs,
+            self.bounds, self.slopes == "same", self.memory, self.ascents, stretches, self.climbs
         )
         scores = graph(x)
         rival = rivals(scores, y, None)

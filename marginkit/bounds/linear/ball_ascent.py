@@ -143,7 +143,7 @@ class Enclosure:
             slopes[j] = slope(layer, c).expand_as(c)
             radius = layer.radius[:, ball, None].clamp(min=1e-30)
             unit = c.reshape(*c.shape[:2], -1).norm(dim=2) / radius
-            one = torch.eye(layer.radius.shape[1]).to(unit)[ball]
+            one = torch.eye(layer.radius.shape[1], device=layer.radius.device).to(unit)[ball]
 
             def offset(multiplier: Tensor) -> Tensor:
                 return layer.offset(c, c * slopes[j], multiplier.unsqueeze(2) * one)
