@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import measuring
 from marginkit.bounds.graph.graph import Graph, doubled
+from marginkit.bounds.graph.order import in_order
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MethodError, UsageError
 from marginkit.guard.answer import answer
@@ -47,7 +48,9 @@ def closed(
         inputs, labels = x.detach().double().cpu(), y.cpu()
         try:
             double = doubled(model).cpu()
-            graph = traced(double, inputs[right.cpu()], threat) if right.any() else None
+            graph = None
+            if right.any():
+                graph = in_order(traced(double, inputs[right.cpu()], threat), inputs)
             found = narrow(double, graph, inputs, labels, threat, known and _double(known))
         except Unsupported as reason:
             rough = Nearest("tight")(model, x, y, threat)

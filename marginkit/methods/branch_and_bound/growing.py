@@ -9,7 +9,7 @@ from torch import Tensor
 from marginkit.methods.branch_and_bound.at_radius import Sample, decide
 
 START, MOST = 0.1, 0.5  # shares of what is between both ends: the first ball, and the largest
-SLICE = 0.3  # of the time that is left, for one ball
+SLICE = 0.6  # of the time that is left, for one ball
 NEARLY = 0.95  # of the upper end: from there on all of it
 ROUNDS = 200  # balls; the clock ends most searches before
 

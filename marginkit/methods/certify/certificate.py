@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import measuring
 from marginkit.bounds.graph.graph import Graph, doubled
+from marginkit.bounds.graph.order import in_order
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.guard.answer import answer
 from marginkit.kinds import Status
@@ -62,9 +63,10 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
                 still = logit_margin(graph(inputs), y[sought])[0] > 0
                 sought, inputs = sought[still], inputs[still]
                 if len(sought):
-                    proved, blocking = certify(graph, inputs, y[sought], threat)
+                    proved, blocking = certify(in_order(graph, inputs), inputs, y[sought], threat)
                     require_kept(graph, double, inputs, y[sought], threat, proved * (1 - ROUNDING))
-                    radius[sought], rival[sought] = proved, blocking
+                    radius[sought] = proved
+                    rival[sought] = torch.where(blocking < scores.shape[1], blocking, -1)
         except Unsupported as found:
             note, unsupported = f"no bounds for {found}", True
     unproved = int(Status.UNSUPPORTED if unsupported else Status.EXHAUSTED)

@@ -1,0 +1,76 @@
+"""Narrows published distances: `python artifacts/audit/audit.py CLONE mnist_relu_3_50 --data-root DIR`.
+
+CLONE is the folder of the repository that published.py names. Writes NETWORK-SPLIT.csv, the published
+interval of each image beside ours, and NETWORK-SPLIT.npz, an adversarial input at our upper end for each.
+What is there already is kept, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import torch
+from published import Case, images, intervals
+
+from marginkit.methods.exact import Exact
+from marginkit.models.onnx.loading import load_onnx
+from marginkit.models.request import Request
+from marginkit.norms import LINF
+from marginkit.types import Threat
+
+HERE = Path(__file__).parent
+GRID = 1e-6  # published radii are multiples of .001: what is apart by less is the same
+
+
+def verdict(row: pd.Series) -> str:
+    """What our interval says of the published one."""
+    if row.found < row.published_proved - GRID:
+        return "contradicts its proof"
+    if row.proved > row.published_found + GRID:
+        return "contradicts its attack"
+    width, theirs = row.found - row.proved, row.published_found - row.published_proved
+    if np.isnan(theirs):
+        return "closes what was open"
+    return "narrower" if width < theirs - GRID else "equal" if width < theirs + GRID else "wider"
+
+
+@click.command()
+@click.argument("clone", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("network")
+@click.option("--split", type=click.Choice(["train", "test"]), default="test", show_default=True)
+@click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
+@click.option("--time-limit", default=30.0, show_default=True, help="Seconds of branching an image.")
+@click.option("--limit", type=int, help="Only so many images.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE, show_default="beside this file")
+def main(
+    clone: Path, network: str, split: str, data_root: Path, time_limit: float, limit: int | None, out: Path
+) -> None:
+    """Adds the images that the table does not have yet."""
+    case = Case(network, split)
+    table, kept = intervals(clone, case)[:limit], case.table(out)
+    x, y = images(data_root, split, table.image.to_numpy())
+    model = load_onnx(Request(str(case.file(clone)), {}, 10, look=lambda: x[:2])).model
+    known = pd.read_csv(kept).set_index("image") if kept.exists() else pd.DataFrame()
+    witnesses = dict(np.load(kept.with_suffix(".npz"))) if kept.exists() else {}
+    torch.set_num_threads(1)
+    rows = []
+    for i, row in table.iterrows():
+        if row.image not in known.index:
+            found = Exact(tolerance=1e-4, time_limit=time_limit)(model, x[[i]], y[[i]], Threat(LINF))
+            if found.witness is not None:
+                witnesses[str(int(row.image))] = found.witness[0, 0].numpy().astype(np.float64)
+            ends = {"proved": float(found.lower), "found": float(found.upper)}
+        else:
+            ends = known.loc[row.image, ["proved", "found"]].to_dict()
+        rows.append({**row, "image": int(row.image), **ends})
+        rows[-1]["verdict"] = verdict(pd.Series(rows[-1]))
+        pd.DataFrame(rows).to_csv(kept, index=False)
+        np.savez_compressed(kept.with_suffix(".npz"), **witnesses)
+    click.echo(pd.DataFrame(rows).verdict.value_counts().to_string())
+
+
+if __name__ == "__main__":
+    main()
