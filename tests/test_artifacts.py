@@ -16,6 +16,7 @@ from quickly import measure_file
 from marginkit.artifacts import available, located
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
+from marginkit.kinds import Kind
 from marginkit.losses import LOSSES
 from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.options import completed
@@ -43,6 +44,25 @@ def test_checkpoints_are_small():
     sizes = [path.stat().st_size for path in available(".pt").values()]
     assert max(sizes) <= 1_000_000
     assert sum(sizes) <= 10_000_000
+
+
+def test_no_kept_proof_is_above_an_adversarial_input_found():
+    pairs = 0
+    for path in available(".h5").values():
+        table = read(path)
+        for column in table.columns:
+            if column.kind is Kind.LOWER:
+                found = table[f"nearest.{column.norm}"].distance
+                assert (column.distance <= found).all(), (path, column.name)
+                pairs += 1
+    assert pairs >= 30
+
+
+def test_certified_artifacts_are_proved_to_nearly_where_they_are_fooled():
+    certified = [read(path) for name, path in available(".h5").items() if name.endswith("/certified")]
+    assert len(certified) >= 2
+    for table in certified:
+        assert np.median(table["lipschitz.l2"].distance) >= 0.7 * np.median(table["nearest.l2"].distance)
 
 
 def test_other_paths_are_themselves_and_unknown_names_list_what_there_is():
