@@ -4,6 +4,7 @@ from enum import IntEnum, StrEnum
 
 INPUT = "input"  # the layer that is the model's input
 NORM_NAMES = ("l1", "l2", "linf")
+DISTANCE_NAMES = (*NORM_NAMES, "l0", "l0_pixels")  # what distances are measured in
 
 
 class Kind(StrEnum):

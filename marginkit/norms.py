@@ -1,4 +1,4 @@
-"""The three norms, and the geometry that every method shares.
+"""The three norms, the geometry that every method shares, and L0, which counts.
 
 Vectors are [n, *d], one per sample, and every function treats the samples independently. A box is a pair
 of tensors `low <= 0 <= high` that bound each entry of a *displacement* (entries may be infinite), or
@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from marginkit.errors import UsageError
 from marginkit.kinds import NORM_NAMES
 
+COUNTS = "l0 and l0_pixels count changes and have no geometry: nearest alone measures in them, from above"
 Vectors = Float[Tensor, "n *d"]
 Box = Float[Tensor, "n *d"] | None
 
@@ -26,13 +28,14 @@ class Norm:
     """A p-norm with the operations that searches and bounds are made of.
 
     Attributes:
-        name: `l1`, `l2` or `linf`.
-        p: the exponent.
+        name: one of DISTANCES.
+        p: the exponent; 0 counts entries that are not 0, which is no norm: it has a length only.
         length: [n, *d] -> [n]; has a (sub)gradient everywhere, 0 at the origin.
         steepest: g -> the u of length 1 that maximises <g, u>; then <g, u> is the dual length of g.
         project: v, radius [n], box -> the Euclidean-nearest point of {|z| <= radius} within the box.
         reach: a, c [n], box -> the shortest z with <a, z> = c within the box; where the hyperplane misses
             the box, the box's corner that comes nearest to it.
+        pixels: whether entries that differ in the first axis only (an image's channels) count once.
     """
 
     name: str
@@ -41,10 +44,18 @@ class Norm:
     steepest: Callable[[Tensor], Tensor]
     project: Callable[..., Tensor]
     reach: Callable[..., Tensor]
+    pixels: bool = False
+
+    @property
+    def is_norm(self) -> bool:
+        """Whether it has a geometry: convex balls, gradients, duals."""
+        return self.p >= 1
 
     @property
     def dual(self) -> Norm:
         """The norm of gradients: 1/p + 1/q = 1."""
+        if not self.is_norm:
+            _no_geometry()
         return {1.0: LINF, 2.0: L2, torch.inf: L1}[self.p]
 
     def __repr__(self) -> str:
@@ -209,3 +220,24 @@ L2 = Norm(NORM_NAMES[1], 2.0, _length(2.0), _l2_steepest, _l2_project, _l2_reach
 LINF = Norm(NORM_NAMES[2], torch.inf, _length(torch.inf), torch.sign, _linf_project, _linf_reach)
 
 NORMS = {norm.name: norm for norm in (L1, L2, LINF)}
+
+
+# Counting ------------------------------------------------------------------------------------------
+
+
+def _count(v: Vectors) -> Float[Tensor, "n"]:
+    return (v != 0).flatten(1).sum(1).to(v.dtype)
+
+
+def _count_pixels(v: Vectors) -> Float[Tensor, "n"]:
+    """Of inputs without a second axis every entry is a pixel."""
+    return _count(v) if v.ndim < 3 else (v != 0).any(1).flatten(1).sum(1).to(v.dtype)
+
+
+def _no_geometry(*_: object) -> Tensor:
+    raise UsageError(COUNTS)
+
+
+L0 = Norm("l0", 0.0, _count, _no_geometry, _no_geometry, _no_geometry)
+L0_PIXELS = Norm("l0_pixels", 0.0, _count_pixels, _no_geometry, _no_geometry, _no_geometry, pixels=True)
+DISTANCES = {**NORMS, L0.name: L0, L0_PIXELS.name: L0_PIXELS}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
-from marginkit.norms import NORMS, Box, Norm, Vectors
+from marginkit.norms import DISTANCES, Box, Norm, Vectors
 
 Bound = float | Tensor | None
 MASK = "expected true where a feature may change, false elsewhere, for at least one"
@@ -129,9 +129,9 @@ class Threat(ThreatOptions):
 def _norm(given: Any) -> Norm:
     if isinstance(given, Norm):
         return given
-    if not isinstance(given, str) or given not in NORMS:
-        raise UsageError(f"unknown norm {given!r}; choose from {', '.join(NORMS)}")
-    return NORMS[given]
+    if not isinstance(given, str) or given not in DISTANCES:
+        raise UsageError(f"unknown norm {given!r}; choose from {', '.join(DISTANCES)}")
+    return DISTANCES[given]
 
 
 def _bound(end: str, given: object) -> Bound:

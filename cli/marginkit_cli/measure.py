@@ -63,7 +63,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "-qq", "--quiet", "-v", "--verbose", "
     metavar="NAMES",
     default=",".join(defaults.NORMS),
     show_default=True,
-    help="l1, l2, linf.",
+    help="l1, l2, linf; l0 or l0_pixels count changes.",
 )
 @click.option(
     "--layers",

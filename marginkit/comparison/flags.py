@@ -10,7 +10,7 @@ import numpy as np
 from marginkit.comparison.columns import ColumnComparison
 from marginkit.comparison.hypothesis_tests import above_chance
 from marginkit.comparison.layers import Faithfulness
-from marginkit.kinds import Kind, Status
+from marginkit.kinds import NORM_NAMES, Kind, Status
 from marginkit.table.brackets import contradictory, ends, limit, norms
 from marginkit.table.summary import accuracy
 from marginkit.table.table import Column, MarginTable
@@ -75,6 +75,8 @@ def _statuses(column: Column, what: str) -> Iterator[Flag]:
     for status in DOUBTFUL:
         if status is Status.EXHAUSTED and limit(column) is not None:
             continue  # within its radii an attack is meant to fail
+        if status is Status.UNSUPPORTED and column.norm not in NORM_NAMES:
+            continue  # most methods have no answer in L0, and say so
         share = float((column.status == status).sum()) / n
         if share > OFTEN or (share and status in NEVER):
             yield Flag(status.name.lower(), f"{what} is {status.name} on {share:.1%}.")

@@ -76,10 +76,10 @@ def variances(table: MarginTable) -> dict[str, float]:
 
 
 def signatures(table: MarginTable) -> list[Signature]:
-    """Of every first-order column."""
+    """Of every first-order column that has an answer."""
     found = []
     for column in table.columns:
-        if column.kind is Kind.ESTIMATE:
+        if column.kind is Kind.ESTIMATE and _answers(column):
             margins, variance = normalised(table, column)
             found.append(
                 Signature(
@@ -87,6 +87,10 @@ def signatures(table: MarginTable) -> list[Signature]:
                 )
             )
     return found
+
+
+def _answers(column: Column) -> bool:
+    return bool((column.status != Status.UNSUPPORTED).any())
 
 
 def fences(values: np.ndarray) -> tuple[float, ...]:
@@ -119,7 +123,7 @@ def faithfulness(pair: Aligned) -> list[Faithfulness]:
     for name in pair.shared:
         estimates = pair.columns(name)
         first = estimates[0]
-        if first.kind is not Kind.ESTIMATE:
+        if first.kind is not Kind.ESTIMATE or not all(map(_answers, estimates)):
             continue
         for against in dict.fromkeys((INPUT, first.layer)):
             if distances := _found(pair, first.norm, against):

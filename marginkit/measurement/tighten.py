@@ -93,7 +93,7 @@ def tighten(
 def _known(table: MarginTable, data: Data) -> Work:
     """What the table says, in every norm in which it bounds a distance."""
     threats = {norm: Threat(NORMS[norm], *_box(table)) for norm in NORMS}
-    bounded = norms(table, (c.name for c in table.columns))
+    bounded = [norm for norm in norms(table, (c.name for c in table.columns)) if norm in NORMS]
     if not bounded:
         raise MarginkitError("no column of this table bounds a distance: measure with nearest or crown first")
     return {norm: Known.of(table, threats[norm], data.shape) for norm in bounded}

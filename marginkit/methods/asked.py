@@ -12,7 +12,7 @@ from marginkit.data.dataset import Bounds
 from marginkit.errors import UsageError
 from marginkit.layers import GROUPS, find_stages, resolve_layers
 from marginkit.methods.constraints import FREE, Limits
-from marginkit.norms import NORMS, Vectors
+from marginkit.norms import DISTANCES, Vectors
 from marginkit.types import Method, Threat
 
 
@@ -22,7 +22,7 @@ class Asked:
 
     Attributes:
         methods: by the name their columns have.
-        norms: names from NORMS.
+        norms: names from DISTANCES.
         bounds: the box inputs live in, in raw units; None for no bound.
         limits: a mask, a subspace or a grid.
         search_at: layers at which searches run, as in `resolve_layers`.
@@ -37,8 +37,8 @@ class Asked:
     def __post_init__(self) -> None:
         """Refuses unknown norms."""
         for norm in self.norms:
-            if norm not in NORMS:
-                raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(NORMS)}")
+            if norm not in DISTANCES:
+                raise UsageError(f"unknown norm {norm!r}; choose from {', '.join(DISTANCES)}")
 
     def resolved(self, model: nn.Module, x: Vectors) -> Asked:
         """With the model's own names of layers, found by a look at it with a few inputs x."""
@@ -58,7 +58,7 @@ class Asked:
 
     def threat(self, norm: str) -> Threat:
         """What may be done to an input, in one of the norms."""
-        return Threat(NORMS[norm], *self.bounds, self.limits.mask, self.limits.levels)
+        return Threat(DISTANCES[norm], *self.bounds, self.limits.mask, self.limits.levels)
 
 
 def _layers(method: Method) -> tuple[str, ...]:

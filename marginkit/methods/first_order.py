@@ -15,7 +15,7 @@ from marginkit.kinds import INPUT, Kind, Status
 from marginkit.layers import resolve_layers
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals, too_coarse
 from marginkit.methods.search.verification import classify
-from marginkit.norms import Norm, Vectors
+from marginkit.norms import COUNTS, Norm, Vectors
 from marginkit.types import Estimate, Threat
 
 
@@ -50,6 +50,8 @@ class FirstOrder:
 
     def _estimate(self, given: Guarded, threat: Threat, layers: tuple[str, ...]) -> Estimate:
         y = given.y
+        if not threat.norm.is_norm:
+            return _uncounted(given, layers)
         scores, activations = capture(given.model, given.x, layers)
         status = classify(scores, y)
         rival = rivals(scores, y, self.top_k)
@@ -86,6 +88,17 @@ class FirstOrder:
             rival=found.rival.index_copy(0, rows, finer.rival),
             status=found.status.index_copy(0, rows, finer.status),
         )
+
+
+def _uncounted(given: Guarded, layers: tuple[str, ...]) -> Estimate:
+    """A gradient says nothing of how many features have to change."""
+    scores, _ = capture(given.model, given.x, ())
+    status = classify(scores, given.y)
+    status = torch.where(status == Status.NONFINITE, status, int(Status.UNSUPPORTED))
+    distance = torch.full((len(given.x), len(layers)), torch.inf, dtype=torch.float64, device=given.x.device)
+    every = torch.where(status == Status.NONFINITE, torch.nan, 0.0).double().unsqueeze(1)
+    none = torch.full_like(distance, -1, dtype=torch.long)
+    return Estimate(distance + every, layers, none, status.unsqueeze(1).expand_as(none).clone(), COUNTS)
 
 
 def _dual_length(threat: Threat, layer: str, gradient: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.logits import Labels
+from marginkit.methods.search.fewest import STEPS, fewest
 from marginkit.methods.search.linearisation import linearise
 from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.refinement import Attempts, refine
@@ -69,8 +70,9 @@ class Nearest(NearestOptions):
     A start is the crossing of one rival's boundary, met by DeepFool in the geometry of one norm; or the
     input itself; or random noise. Its displacement is then shortened by descent of the logit margin on a
     sphere that follows the boundary (`refine`), in stages after each of which only the best attempts of each
-    sample go on. Small ReLU networks are polished: the linear region of the witness is solved exactly. The
-    answer is an upper end: an adversarial input was found there.
+    sample go on. Small ReLU networks are polished: the linear region of the witness is solved exactly. In L0
+    the search is `fewest`: there the effort says how many steps, and only `rivals` counts besides. The answer
+    is an upper end: an adversarial input was found there.
 
     Attributes:
         effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
@@ -110,9 +112,11 @@ class Nearest(NearestOptions):
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
-        return bracket(model, x, y, threat, self._search)
+        return bracket(model, x, y, threat, self._search, counting=True)
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
+        if not threat.norm.is_norm:
+            return fewest(model, x, y, threat, STEPS[self.effort], self.rivals)
         starts = [Start.parse(text, threat.norm) for text in self.starts]
         pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
         for steps, keep, within in self.stages:

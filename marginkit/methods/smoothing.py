@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -16,7 +16,7 @@ from marginkit.activations import measuring
 from marginkit.guard.answer import answer
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels, answered
-from marginkit.methods.search.verification import classify
+from marginkit.methods.search.verification import bracket, classify
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
 
@@ -52,6 +52,8 @@ class Smoothing:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """Brackets [radius, inf] of the smoothed classifier; [0, 0] where it answers another class."""
+        if not threat.norm.is_norm:
+            return replace(bracket(model, x, y, threat, lambda _, part, *__: part), witness=None)
         with measuring(model, x, y) as given, torch.no_grad():
             model, x, y = given.model, given.x, given.y
             threat.require_fit(x)

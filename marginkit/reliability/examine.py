@@ -22,6 +22,7 @@ from marginkit.guard.precision import precise
 from marginkit.kinds import INPUT, Kind
 from marginkit.methods.asked import Asked
 from marginkit.methods.torchattacks import TorchAttack
+from marginkit.norms import L2, NORMS
 from marginkit.reliability import behaviour, gradients, searches
 from marginkit.reliability.probe import Probe
 from marginkit.table.brackets import LIMIT, ends, limit
@@ -118,10 +119,10 @@ def _spread(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _searched(table: MarginTable, asked: Asked) -> list[Column]:
-    """What searches at the input found; in a subspace they say nothing of all directions."""
+    """What searches in a norm found at the input; in a subspace they say nothing of all directions."""
     if asked.limits.subspace is not None:
         return []
-    kept = (c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT)
+    kept = (c for c in table.columns if c.kind is Kind.UPPER and c.layer == INPUT and c.norm in NORMS)
     return [column for column in kept if column.method in asked.methods]
 
 
@@ -136,9 +137,7 @@ def _probe(
     y = torch.from_numpy(table.label.astype(np.int64)).to(like.device)
     upper = _searched(table, asked)
     known = {c.norm: ends(table, c.norm) for c in upper}
-    threats = {
-        norm: asked.threat(norm) for norm in known or dict.fromkeys(column.norm for column in table.columns)
-    }
+    threats = {norm: asked.threat(norm) for norm in known or _norms(table)}
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values, np.float64)).to(like.device)
@@ -155,6 +154,11 @@ def _probe(
         meter=Meter(on_event),
         seed=seed,
     )  # fmt: skip
+
+
+def _norms(table: MarginTable) -> list[str]:
+    """Those measured in that have a geometry, or some such."""
+    return [norm for norm in dict.fromkeys(c.norm for c in table.columns) if norm in NORMS] or [L2.name]
 
 
 def _estimates(column: Column) -> bool:

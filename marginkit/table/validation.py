@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from marginkit.errors import MarginkitError
-from marginkit.kinds import NORM_NAMES, Kind, Status
+from marginkit.kinds import DISTANCE_NAMES, Kind, Status
 from marginkit.table.schema import present
 from marginkit.table.table import Column, MarginTable
 
@@ -40,8 +40,8 @@ def _check(column: Column, path: Path) -> None:
         if not 0 < len(given) <= LONGEST or any(unicodedata.category(c) in CONTROLS for c in given):
             raise MarginkitError(f"{path}: a column's {name} is {given[:40]!r}; expected a name")
     where = f"{path}: {column.name}"
-    if column.norm not in NORM_NAMES:
-        raise MarginkitError(f"{where} has norm {column.norm!r}; expected one of {', '.join(NORM_NAMES)}")
+    if column.norm not in DISTANCE_NAMES:
+        raise MarginkitError(f"{where} has norm {column.norm!r}; expected one of {', '.join(DISTANCE_NAMES)}")
     if unknown := set(np.unique(column.status).tolist()) - {int(status) for status in Status}:
         raise MarginkitError(
             f"{where} has the status {min(unknown)}; expected {min(Status)} to {max(Status)}"

@@ -17,7 +17,7 @@ from marginkit.errors import MethodError, UsageError
 from marginkit.guard.answer import answer
 from marginkit.kinds import Status
 from marginkit.logits import Labels
-from marginkit.methods.certify.certificate import ROUNDING
+from marginkit.methods.certify.certificate import ROUNDING, require_norm
 from marginkit.methods.certify.faithful import REPORT, traced
 from marginkit.methods.nearest import Nearest
 from marginkit.methods.search.verification import classify, require_inside
@@ -47,6 +47,7 @@ def closed(
         right = status == Status.OK
         inputs, labels = x.detach().double().cpu(), y.cpu()
         try:
+            require_norm(threat)
             double = doubled(model).cpu()
             graph = None
             if right.any():

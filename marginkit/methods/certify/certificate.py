@@ -17,7 +17,7 @@ from marginkit.kinds import Status
 from marginkit.logits import Labels, Scores, differences, logit_margin
 from marginkit.methods.certify.faithful import require_kept, traced
 from marginkit.methods.search.verification import classify, require_inside
-from marginkit.norms import Vectors
+from marginkit.norms import COUNTS, Vectors
 from marginkit.types import Bracket, Threat
 
 Certify = Callable[[Graph, Tensor, Tensor, Threat], tuple[Tensor, Tensor]]
@@ -56,6 +56,7 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
         sought = (status == Status.OK).nonzero().squeeze(1)
         note, unsupported = given.note, False
         try:
+            require_norm(threat)
             if len(sought):
                 inputs = x[sought].detach().double()
                 double = doubled(model)
@@ -77,6 +78,16 @@ def certificate(model: nn.Module, x: Vectors, y: Labels, threat: Threat, certify
         rival=rival,
         note=note,
     )
+
+
+def require_norm(threat: Threat) -> None:
+    """Proofs are about balls of a norm.
+
+    Raises:
+        Unsupported: the threat counts changes.
+    """
+    if not threat.norm.is_norm:
+        raise Unsupported(f"distances in {threat.norm} ({COUNTS})")
 
 
 def slack(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:

@@ -15,7 +15,7 @@ from marginkit.guard.answer import answer
 from marginkit.guard.precision import in_float64
 from marginkit.kinds import Status
 from marginkit.logits import Labels, Scores, answered, check_scores, crossed, logit_margin, too_coarse
-from marginkit.norms import Vectors, along, column
+from marginkit.norms import COUNTS, L2, Vectors, along, column
 from marginkit.types import Bracket, Threat
 
 FARTHER = (1 + 2**-12, 1 + 2**-10, 1 + 2**-8, 1 + 2**-6)  # displacements of what falls to rounding
@@ -46,7 +46,15 @@ def require_inside(x: Vectors, threat: Threat) -> None:
         )
 
 
-def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: WitnessSearch) -> Bracket:
+def bracket(
+    model: nn.Module,
+    x: Vectors,
+    y: Labels,
+    threat: Threat,
+    search: WitnessSearch,
+    *,
+    counting: bool = False,
+) -> Bracket:
     """Runs a search on the correctly classified samples and verifies every witness it returns.
 
     Args:
@@ -55,12 +63,15 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Wit
         y: labels.
         threat: norm, box and mask.
         search: (model, x, y, threat) -> adversarial inputs, NaN rows where none was found.
+        counting: whether it searches in L0 too; others answer UNSUPPORTED there.
     """
     with measuring(model, x, y) as given:
         x, note = given.x, given.note
         if not len(x):
             return Bracket.empty(x)
         require_inside(x, threat)
+        if not threat.norm.is_norm and not counting:
+            return _uncounted(given.model, x, given.y, threat)
         if not torch.allclose(threat.on_grid(x), x, rtol=0, atol=1e-5):
             raise MarginkitError(
                 f"the inputs are not on the grid of {threat.levels} steps in [{threat.low}, {threat.high}]"
@@ -69,6 +80,14 @@ def bracket(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: Wit
             )
         found = _searched(given.model, x, given.y, threat, search)
         return replace(found, note="; ".join(part for part in (note, found.note) if part))
+
+
+def _uncounted(model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
+    """What a search says that follows a norm's geometry."""
+    nothing = replace(threat, norm=L2)
+    found = _searched(model, x, y, nothing, lambda _, part, *__: torch.full_like(part, torch.nan))
+    status = torch.where(found.status == Status.EXHAUSTED, int(Status.UNSUPPORTED), found.status)
+    return replace(found, status=status, note=COUNTS)
 
 
 def _searched(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: WitnessSearch) -> Bracket:
@@ -147,6 +166,7 @@ def rounded_to_grid(
     for share in stretches:
         for away in (None, toward):
             point = threat.clip(start, threat.on_grid(start + share * toward, away))
+            point = torch.where(toward == 0, start, point)  # or rounding would change it
             length = threat.norm.length(point - start)
             better = (length < least[given]) & is_adversarial(model, point, labels)
             least[given[better]], best[given[better]] = length[better], point[better]

@@ -26,10 +26,13 @@ def of_study(study: Study) -> Iterator[Chart]:
         if any(e.certified for e in brackets):
             yield curves.brackets(norm, found)
     first = models.tables[0]
-    estimated = dict.fromkeys(
-        c.norm for c in first.columns if c.kind is Kind.ESTIMATE and c.name in models.shared
-    )
     by_layer = dict(zip(models.labels, map(signatures, models.tables), strict=True))
+    answered = {s.norm for found in by_layer.values() for s in found}
+    estimated = dict.fromkeys(
+        c.norm
+        for c in first.columns
+        if c.kind is Kind.ESTIMATE and c.name in models.shared and c.norm in answered
+    )
     yield from (layers.distributions(norm, by_layer) for norm in estimated)
 
 
@@ -40,8 +43,9 @@ def of_comparison(c: Comparison, pair: Aligned) -> Iterator[Chart]:
         yield curves.difference(norm, *found)
         yield samples.pairs(norm, pair, labels)
         name = f"first_order.{norm}.{INPUT}"
-        if name in pair.shared:
+        faithful = any(f.norm == norm for f in c.faithfulness)
+        if name in pair.shared and faithful:
             both = zip(labels, found, pair.columns(name), strict=True)
             yield samples.estimates(norm, {label: (e.upper, column.distance) for label, e, column in both})
-        if any(f.norm == norm for f in c.faithfulness):
+        if faithful:
             yield layers.faithfulness(norm, c.faithfulness, labels)
