@@ -517,3 +517,27 @@ def test_ascent_raises_radii_and_stays_below_what_is_found(network, samples, nor
     assert (ascended >= plain * (1 - 2e-3)).all()
     assert ascended.sum() > 1.005 * plain.sum()
     assert (ascended <= Nearest("tight")(network, x, y, threat).upper * (1 + 1e-9)).all()
+
+
+def test_a_rectifier_behind_the_scores_costs_no_proof():
+    """Behind a ReLU the label is ahead where it was, and above 0."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    net[2].bias.data += 5.0
+    x = torch.rand(8, 6, dtype=torch.float64)
+    y = net(x).argmax(1).detach()
+    plain = Crown()(net, x, y, Threat(LINF)).lower
+    for last in (nn.ReLU(), nn.LeakyReLU(0.3)):
+        torch.testing.assert_close(Crown()(nn.Sequential(*net, last), x, y, Threat(LINF)).lower, plain)
+
+
+def test_where_all_scores_are_rectified_to_zero_nothing_is_proved():
+    class Ramp(nn.Module):
+        def forward(self, x):
+            return torch.cat([x, x - 3], 1).relu()
+
+    x, y = torch.tensor([[0.5]], dtype=torch.float64), torch.tensor([0])
+    found = Crown()(Ramp(), x, y, Threat(LINF, None, None))
+    assert float(found.lower) == pytest.approx(0.5, rel=1e-2)
+    assert float(found.lower) <= 0.5
+    assert int(found.rival) == -1
