@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
-from leftovers import full, leftovers
 from marginkit_cli.main import main
 
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
-from marginkit.models.checkpoint import load as load_checkpoint
 from marginkit.table.reading import read
 
 
@@ -148,134 +144,6 @@ def test_demo(here):
     assert "two checkpoints" in out
     assert sorted(path.suffix for path in (here / "marginkit-demo").glob("*.h5")) == [".h5", ".h5"]
     assert "exists" in run("demo", code=1).output
-
-
-# Mistakes --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bad(here, checkpoint_path):
-    """A folder of good and bad files."""
-    digits = load("digits")
-    x, y = digits.inputs(list(range(20))).numpy(), digits.labels[:20]
-    arrays = {
-        "good": (x, y),
-        "nan": (np.where(x > 0.9, np.nan, x), y),
-        "outside": (x * 255, y),
-        "labels": (x, y + 5),
-        "negative": (x, y - 20),
-        "one-class": (x, y * 0),
-        "flat": (x.reshape(20, 64), y),
-    }
-    for name, (inputs, labels) in arrays.items():
-        np.savez(f"{name}.npz", x=inputs, y=labels)
-    Path("model.pt").write_bytes(checkpoint_path.read_bytes())
-    torch.save(load_checkpoint(checkpoint_path)[0].state, "weights.pt")
-    Path("page.pt").write_text("<html>")
-    Path("text.h5").write_text("text")
-    Path("bad.toml").write_text("limit = ")
-    Path("unknown.toml").write_text("limits = 3")
-    run("measure", *QUICK, "--out", "a.h5", "-q")
-    run("measure", *QUICK, "--out", "steps.h5", "--option", "deepfool.steps=3", "-q")
-    run("measure", *QUICK, "--out", "box.h5", "--bounds", "none", "-q")
-    run("measure", *QUICK, "--out", "train.h5", "--split", "train", "-q")
-    return here
-
-
-MISTAKES = [
-    ("measure --model absent.pt", 1, "no such checkpoint: absent.pt"),
-    ("measure --model page.pt", 1, "page.pt is not a checkpoint that loads safely"),
-    ("measure --model weights.pt", 1, "weights.pt holds weights only: say which architecture"),
-    (
-        "measure --model weights.pt --arch cnn --dataset digits",
-        1,
-        "the weights do not fit cnn.*missing conv1",
-    ),
-    ("measure --model weights.pt --arch cnn", 2, "give --dataset too"),
-    ("measure --model weights.pt --arch vgg --dataset digits", 2, "unknown architecture 'vgg'"),
-    ("measure --model torchvision:resnet19 --dataset digits", 2, "torchvision has no classifier 'resnet19'"),
-    ("measure --model nowhere_at_all:make --dataset digits", 1, "no module 'nowhere_at_all'"),
-    ("measure --model nowhere_at_all:make", 2, "does not say what it was trained on: give --dataset"),
-    ("measure --weights weights.pt", 2, "--weights is for a factory"),
-    ("measure --checks -1", 2, "-1 is not in the range x>=0"),
-    ("measure --mask model.pt", 1, "model.pt is no mask for inputs of shape"),
-    ("show page.pt", 1, "page.pt is not a readable HDF5 file"),
-    ("measure --dataset npz:absent.npz", 1, "no such file: absent.npz"),
-    ("measure --dataset npz:nan.npz", 1, "nan.npz has NaN or infinite values"),
-    ("measure --dataset npz:outside.npz", 1, r"runs from 0 to 255, outside the box \[0, 1\].*--bounds"),
-    ("measure --dataset npz:labels.npz", 1, "the model has 10 scores"),
-    ("measure --dataset npz:negative.npz", 1, "labels must count from 0"),
-    ("measure --dataset npz:flat.npz", 1, r"has inputs \[64\], but model.pt takes \[1, 8, 8\]"),
-    ("measure --dataset mnist", 1, "mnist is not in data: add --download"),
-    ("measure --dataset digit", 2, "unknown data set 'digit'"),
-    ("measure --layers conv9", 2, "unknown layer 'conv9'; this model has input, normalize"),
-    ("measure --methods deepfol", 2, "unknown method 'deepfol'; choose from first_order"),
-    ("measure --methods ,", 2, "give at least one name"),
-    ("measure --norms l7", 2, "unknown norm 'l7'"),
-    ("measure --limit 0", 2, "0 is not in the range x>=1"),
-    ("measure --option nearest.step=3", 2, "nearest has no option 'step'"),
-    ("measure --option nearest.rivals=many", 2, "nearest: option rivals is 'many'"),
-    ("measure --option steps=3", 2, "names no method"),
-    ("measure --option steps", 2, "'steps' is not NAME=VALUE"),
-    ("measure --bounds 1,0", 2, "the lower bound 1 is not below"),
-    ("measure --bounds low", 2, "'low' is not LOW,HIGH or none"),
-    ("measure --device quantum", 2, "no device 'quantum' here"),
-    ("measure --config bad.toml", 2, "bad.toml is not readable TOML"),
-    ("measure --config unknown.toml", 2, "unknown.toml sets 'limits', which measure does not have"),
-    ("measure --shard 3/2", 2, "there is no shard 3/2"),
-    ("measure --shard half", 2, "'half' is not a shard: give i/n"),
-    ("measure --time-limit nearest=soon", 2, "expected seconds"),
-    ("measure --time-limit pgd=5", 2, "a time limit is given for 'pgd'"),
-    ("measure --dtype float8", 2, "'float8' is not one of"),
-    ("measure --resume --overwrite", 2, "give one"),
-    (
-        "measure --resume --out a.h5 --methods deepfool --limit 20 --option deepfool.steps=3",
-        1,
-        r"a.h5 has deepfool.l2.steps 50, this run has 3: measure into another file",
-    ),
-    ("merge m.h5 a.h5", 4, "a.h5 is no shard"),
-    ("merge m.h5 absent.h5", 1, "no such table: absent.h5"),
-    ("merge a.h5 steps.h5", 1, "a.h5 exists: choose another name, or add --overwrite"),
-    ("measure --out a.h5", 1, "a.h5 exists: choose another name, or add --overwrite"),
-    ("measure --methods first_order --limit 2 --out absent/a.h5", 1, "can't write absent/a.h5"),
-    ("train --dataset npz:one-class.npz --out o.pt", 1, "every label of npz:one-class.npz is 0"),
-    ("train --dataset npz:nan.npz --out o.pt", 1, "NaN or infinite"),
-    ("train --dataset npz:flat.npz --out o.pt", 1, r"cnn takes images.*these inputs are \[64\]"),
-    ("train --loss mse --out o.pt", 2, "unknown loss 'mse'"),
-    ("train --loss-option gama=1 --out o.pt", 2, "loss large-margin has no option 'gama'"),
-    ("train --loss-option top_k=10 --out o.pt", 1, "top_k is 10, but there are 9 rivals"),
-    ("train --optimizer lion --out o.pt", 2, "train: option optimizer is 'lion'"),
-    ("train --validation 2 --out o.pt", 1, "the validation share is 2"),
-    ("compare a.h5", 2, "one table can't be compared"),
-    ("compare a.h5 absent.h5", 1, "no such table: absent.h5"),
-    ("compare a.h5 text.h5", 1, "text.h5 is not a readable HDF5 file"),
-    ("compare a.h5 steps.h5", 4, "options of deepfool.l2 differ"),
-    ("compare a.h5 box.h5", 4, "the threat differ"),
-    ("compare a.h5 train.h5", 4, "data set's fingerprint differ"),
-    ("compare a.h5 a.h5 --radii l2=near", 2, "expected numbers"),
-    ("compare", 2, "Missing argument"),
-    ("measur", 2, "No such command 'measur'"),
-]
-
-
-FULL_DISK = [
-    ("export a.h5 --csv o.csv", 1, "can't write o.csv: No space left on device"),
-    ("show a.h5 --json o.json", 1, "can't write o.json: No space left on device"),
-    ("train --epochs 1 --out o.pt", 1, "can't write .*: No space left on device"),
-]
-
-
-def test_every_mistake_is_one_sentence_and_the_right_code(bad, monkeypatch):
-    for number, (arguments, code, message) in enumerate(MISTAKES + FULL_DISK):
-        if number == len(MISTAKES):
-            monkeypatch.setattr("marginkit.files.atomic.os.fsync", full)
-        result = run(*arguments.split(), code=code)
-        flat = " ".join(result.stderr.split())
-        assert re.search(message, flat), (arguments, flat)
-        assert len(result.stderr) < 600, arguments
-        assert result.stdout == "", arguments
-    assert not leftovers(bad), "nothing half-written is left"
-    assert not list(bad.glob("o.*")), "nothing that failed is there"
 
 
 def test_debug_shows_where_it_went_wrong(here):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from closed_form import linear
+from PIL import Image
 from quickly import measure, measure_file
 from torch import nn
 
@@ -214,6 +215,14 @@ def test_inputs_that_do_not_fit_the_model_are_refused(checkpoint_path, tmp_path)
     np.savez(tmp_path / "flat.npz", x=np.ones((2, 5)), y=np.array([0, 1]))
     with pytest.raises(MarginkitError, match=r"has inputs \[5\], but .*model.pt takes \[1, 8, 8\]"):
         measure_file(checkpoint_path, ["deepfool"], dataset=f"npz:{tmp_path / 'flat.npz'}")
+
+
+def test_a_folder_of_other_sizes_says_which_option_makes_them_fit(checkpoint_path, tmp_path):
+    for name in "01":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.zeros((9, 12), np.uint8)).save(tmp_path / name / "a.png")
+    with pytest.raises(MarginkitError, match=r"but .*model.pt takes \[1, 8, 8\]: add --image-size 8$"):
+        measure_file(checkpoint_path, ["deepfool"], dataset=f"imagefolder:{tmp_path}")
 
 
 def test_bare_weights_are_measured_with_an_architecture(checkpoint_path, tmp_path):

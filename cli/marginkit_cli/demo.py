@@ -34,6 +34,6 @@ def demo(
         study = demonstrate(out, seed=seed, overwrite=overwrite, on_event=on_event)
     write_json(study.figures(), json_file)
     (comparison,) = study.comparisons
-    where = f"models and tables: {out}/; a page to look at: {out}/report.html"
+    where = [f"models and tables: {out}/", f"a page to look at: {out}/report.html"]
     report = [*overview(comparison), "", *sentences(comparison), ""] if details or verbose else []
-    show_answer(Answer.of_study(study), report, [where], quiet=quiet, silent=str(json_file) == "-")
+    show_answer(Answer.of_study(study), report, where, quiet=quiet, silent=str(json_file) == "-")

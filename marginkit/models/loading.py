@@ -144,8 +144,10 @@ def _data_of(
     named = replace(source, class_names=_class_names(path, checkpoint) or source.class_names)
     data = load(name, named, bounds=checkpoint.bounds if bounds is None else bounds)
     if data.shape != checkpoint.shape:
+        square = name.startswith("imagefolder:") and len(set(checkpoint.shape[1:])) == 1
+        advice = f": add --image-size {checkpoint.shape[-1]}" if square else ""
         raise MarginkitError(
-            f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}"
+            f"{name} has inputs {list(data.shape)}, but {path} takes {list(checkpoint.shape)}{advice}"
         )
     return data
 

@@ -39,7 +39,7 @@ def proved(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, radius: float
         for part, label in zip(x.split(BATCH), y.split(BATCH), strict=True):
             unit = torch.eye(graph.nodes[-1].shape[0], dtype=x.dtype)
             others = torch.stack([unit[torch.arange(len(unit)) != c] for c in label])
-            ball = Ball(part, torch.full((len(part),), radius).double(), L2, *threat.room(part))
+            ball = Ball(part, torch.full((len(part),), radius, dtype=x.dtype), L2, *threat.room(part))
             found.append(propagation(graph, ball, unit[label].unsqueeze(1) - others).amin(1) > 0)
     return torch.cat(found)
 
