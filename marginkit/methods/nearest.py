@@ -80,7 +80,8 @@ class Nearest(NearestOptions):
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
             `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
             l2 for l1, else linf), `input:RATE`, `across:RATE` (from the input, with RATE
-            times the usual step size; `across` along the steepest direction of another norm), `noise:SEED`.
+            times the usual step size; `across` along the steepest direction of another norm), `path:STEPS`
+            (a long path with momentum against a penalty on the L2 distance), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
         units: polish networks of at most so many ReLUs; 0 for none.
         precision: of the last bisection, relative to the distance.
