@@ -130,6 +130,21 @@ def test_polish_is_what_closes_the_last_gap(network, samples, norm):
     assert torch.equal(limited, without)  # the network has 24 + 16 ReLUs
 
 
+def test_no_region_is_solved_twice(network, samples, norm, monkeypatch):
+    """A round looks a hair nearer than the one before, mostly into the same region."""
+    solved = []
+
+    def counted(region, norm):
+        solved.append(region.normal.round(9).tobytes())
+        return region.solved(norm)[0]
+
+    monkeypatch.setattr(Region, "shortest", counted)
+    x, y = samples
+    found = Nearest("balanced", units=100)(network, x, y, Threat(norm))
+    assert found.upper.isfinite().all()
+    assert len(x) <= len(solved) == len(set(solved)) < 2 * len(x)
+
+
 def test_a_lost_sample_is_rescued():
     """A class that linearisation never points to: a small ball far from the input, in the box."""
     centre = torch.full((3,), 0.8, dtype=torch.float64)
