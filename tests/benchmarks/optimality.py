@@ -220,7 +220,8 @@ def main(
     found: dict[str, dict[str, dict[str, Row]]] = json.loads(out.read_text()) if out and out.exists() else {}
     found |= {norm: found.get(norm, {}) for norm in norms.split(",")}
     for name, model, x, y in cases_of(load, cases, artifacts, data_root, skip, samples):
-        for norm, models in found.items():
+        for norm in norms.split(","):
+            models = found[norm]
             run = {key: search for key, search in searches(norm, adv_lib).items() if re.search(only, key)}
             models[name] = measured(
                 model.to(device), x.to(device), y.to(device), norm, run, models.get(name, {})
@@ -228,8 +229,8 @@ def main(
             print(f"{name} {norm} done", file=sys.stderr, flush=True)
             if out:
                 out.write_text(json.dumps(found))
-    for norm, models in found.items():
-        show(models, norm)
+    for norm in norms.split(","):
+        show(found[norm], norm)
 
 
 if __name__ == "__main__":
