@@ -17,6 +17,7 @@ from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.methods.nearest import EFFORTS, Nearest
+from marginkit.methods.search.path import wander
 from marginkit.methods.search.polytope import Region, least_distance
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start
@@ -129,6 +130,21 @@ def test_polish_is_what_closes_the_last_gap(network, samples, norm):
     assert torch.equal(limited, without)  # the network has 24 + 16 ReLUs
 
 
+def test_no_region_is_solved_twice(network, samples, norm, monkeypatch):
+    """A round looks a hair nearer than the one before, mostly into the same region."""
+    solved = []
+
+    def counted(region, norm):
+        solved.append(region.normal.round(9).tobytes())
+        return region.solved(norm)[0]
+
+    monkeypatch.setattr(Region, "shortest", counted)
+    x, y = samples
+    found = Nearest("balanced", units=100)(network, x, y, Threat(norm))
+    assert found.upper.isfinite().all()
+    assert len(x) <= len(solved) == len(set(solved)) < 2 * len(x)
+
+
 def test_a_lost_sample_is_rescued():
     """A class that linearisation never points to: a small ball far from the input, in the box."""
     centre = torch.full((3,), 0.8, dtype=torch.float64)
@@ -174,7 +190,7 @@ def test_options_are_frozen():
         Nearest().rivals = 3
 
 
-@pytest.mark.parametrize("text", ["linf:x", "ball:1", "", "l2:-1"])
+@pytest.mark.parametrize("text", ["linf:x", "ball:1", "", "l2:-1", "path:0", "path"])
 def test_unknown_starts_are_refused(text):
     with pytest.raises(UsageError, match="is not a start; give l1:RANK"):
         Nearest(starts=(text,))
@@ -220,6 +236,7 @@ def test_an_empty_plan_is_refused(options):
 def test_a_start_reads_its_number():
     assert Start.parse("across:0.4", L2) == Start("across", 0.4)
     assert Start.parse("input", L2) == Start("input", 0.0)
+    assert Start.parse("path:100", L2) == Start("path", 100)
 
 
 def test_own_and_denser_starts_go_by_the_norm_measured():
@@ -299,6 +316,29 @@ def test_an_attempt_grows_until_it_meets_the_boundary(norm):
     found = refine(case.model, case.x, case.y, Threat(norm, None, None), pool, 20)
     assert found.best.isfinite().all()
     assert (found.best >= distance).all()
+
+
+def test_a_path_ends_near_the_boundary_whatever_the_scales():
+    """Of the inputs and of the scores: the same points, as neither enters into a step."""
+    case = linear(3)
+    distance, threat = case.distance(L2), Threat(L2, None, None)
+    found = wander(case.model, case.x, case.y, threat, 3 * distance, 100)
+    assert (L2.length(found - case.x) / distance <= 1.1).all()
+    assert (case.model(found).argmax(1) != case.y).all()
+    far = Function(lambda z: 1e4 * case.model(z / 255))
+    scaled = wander(far, 255 * case.x, case.y, threat, 3 * 255 * distance, 100)
+    torch.testing.assert_close(scaled / 255, found, rtol=1e-6, atol=1e-9)
+
+
+def test_a_path_stays_in_the_box_and_moves_no_frozen_feature():
+    case = linear(3)
+    x, threat = case.x.clamp(0.2, 0.8), Threat(L2, 0.0, 1.0, [True, False, *[True] * (case.x.shape[1] - 2)])
+    y = case.model(x).argmax(1)
+    found = wander(case.model, x, y, threat, torch.full((len(x),), 0.5, dtype=x.dtype), 60)
+    met = ~found.isnan().any(1)
+    assert met.any()
+    assert threat.contains(found[met]).all()
+    assert torch.equal(found[met, 1], x[met, 1])
 
 
 @pytest.mark.parametrize("effort", [effort for effort in EFFORTS if effort != "fast"])

@@ -24,7 +24,7 @@ from marginkit.types import Bracket, Threat
 Effort = Literal["fast", "balanced", "tight", "thorough"]
 Stage = tuple[int, int, float]  # steps; then attempts kept a sample; within which factor of its best
 
-NORM_RANKS = {count: [f"{form}:{rank}" for form in NORMS for rank in range(count)] for count in (3, 4)}
+RANKS = [f"{form}:{rank}" for form in NORMS for rank in range(4)]
 NOISE = [f"noise:{seed}" for seed in range(4)]
 
 
@@ -46,7 +46,10 @@ EFFORTS: dict[str, NearestOptions] = {
     "tight": NearestOptions(
         "tight",
         rivals=9,
-        starts=(*NORM_RANKS[3], "input:1", "input:0.4", "across:2", *NOISE[:2]),
+        starts=(
+            "own:0", "linf:0", "linf:2", "linf:3", "l2:0", "l2:2", "l2:3", "l1:1", "input:1", *NOISE,
+            "path:100",
+        ),
         stages=((10, 4, 1.3), (20, 2, 1.05), (40, 1, 1.0)),
         units=512,
         precision=2**-14,
@@ -54,9 +57,7 @@ EFFORTS: dict[str, NearestOptions] = {
     "thorough": NearestOptions(
         "thorough",
         rivals=9,
-        starts=(
-            *NORM_RANKS[4], "input:1", "input:0.3", "input:0.1", "across:0.4", "across:1", "across:2", *NOISE
-        ),
+        starts=(*RANKS, "input:1", "across:2", *NOISE, "path:200"),
         stages=((12, 8, 1.5), (20, 4, 1.15), (40, 2, 1.03), (60, 1, 1.0)),
         units=2048,
         precision=2**-14,
@@ -80,7 +81,8 @@ class Nearest(NearestOptions):
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
             `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
             l2 for l1, else linf), `input:RATE`, `across:RATE` (from the input, with RATE
-            times the usual step size; `across` along the steepest direction of another norm), `noise:SEED`.
+            times the usual step size; `across` along the steepest direction of another norm), `path:STEPS`
+            (a long path with momentum against a penalty on the L2 distance), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
         units: polish networks of at most so many ReLUs; 0 for none.
         precision: of the last bisection, relative to the distance.

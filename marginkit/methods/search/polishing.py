@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from marginkit.activations import capture
@@ -31,16 +32,23 @@ def polish(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vec
         units: ReLUs at most.
     """
     witness = witness.clone()
+    solved: Tensor | None = None
     for share in CLOSER:
         found = (~witness.flatten(1).isnan().any(1)).nonzero().squeeze(1)
         if not len(found):
             break
-        origin, labels = x[found], y[found]
-        regions = _regions(model, origin, labels, threat, origin + share * (witness[found] - origin), units)
-        if regions is None:
+        names = _look(model, x[found] + share * (witness[found] - x[found]), y[found]).names
+        if not 1 < names.shape[1] <= units + 1:
             break
+        if solved is None:
+            solved = torch.full_like(names[:1], -1).repeat(len(x), 1)
+        other = (names != solved[found]).any(1)  # a region solved before has the same shortest point
+        found = found[other]
+        solved[found] = names[other]
+        origin, labels = x[found], y[found]
         points = origin.clone()
-        for i, region in enumerate(regions):
+        point = origin + share * (witness[found] - origin)
+        for i, region in enumerate(_regions(model, origin, labels, threat, point)):
             displacement = region.shortest(threat.norm)
             if displacement is not None:
                 points[i] += torch.from_numpy(displacement).to(x).view(x.shape[1:])
@@ -51,28 +59,46 @@ def polish(model: nn.Module, x: Vectors, y: Labels, threat: Threat, witness: Vec
     return witness
 
 
-def _regions(
-    model: nn.Module, x: Vectors, y: Labels, threat: Threat, point: Vectors, units: int
-) -> list[Region] | None:
-    relus = [module for module in model.modules() if isinstance(module, nn.ReLU)]
+@dataclass(frozen=True)
+class _Seen:
+    """One pass: the scores, the rival, what the ReLUs were given, and the inputs it was computed from."""
+
+    scores: Float[Tensor, "n classes"]
+    rival: Int[Tensor, "n 1"]
+    before: Float[Tensor, "n units"]
+    here: Vectors
+
+    @property
+    def names(self) -> Int[Tensor, "n rows"]:
+        """What tells linear regions, and boundaries, apart."""
+        return torch.cat([self.rival, (self.before >= 0).long()], 1)
+
+
+def _look(model: nn.Module, point: Vectors, y: Labels) -> _Seen:
     before: list[Tensor] = []
     with ExitStack() as hooks:
-        for module in relus:
+        for module in [module for module in model.modules() if isinstance(module, nn.ReLU)]:
             hooks.callback(
                 module.register_forward_pre_hook(lambda _, args: before.append(args[0] + 0)).remove
             )
         scores, (here,) = capture(model, point, (INPUT,))
-    if not before or sum(part[0].numel() for part in before) > units:
-        return None
-    rival = rivals(scores, y, 1)
-    lead = differences(scores, y, rival)
-    values = torch.cat([-lead, *[part.flatten(1) for part in before]], 1)
-    jacobian = _jacobian(values, here).double()
+    units = torch.cat([part.flatten(1) for part in before], 1) if before else scores[:, :0]
+    return _Seen(scores, rivals(scores, y, 1), units, here)
+
+
+def _regions(model: nn.Module, x: Vectors, y: Labels, threat: Threat, point: Vectors) -> list[Region]:
+    """Around the points, of displacements from x."""
+    if not len(x):
+        return []
+    seen = _look(model, point, y)
+    lead = differences(seen.scores, y, seen.rival)
+    values = torch.cat([-lead, seen.before], 1)
+    jacobian = _jacobian(values, seen.here).double()
     values = values.detach().double()
     sign = torch.where(values >= 0, 1.0, -1.0)
     sign[:, 0] = 1
     wanted = torch.zeros_like(values)
-    wanted[:, 0] = 2 * gap(scores.detach(), y, rival).squeeze(1).double()
+    wanted[:, 0] = 2 * gap(seen.scores.detach(), y, seen.rival).squeeze(1).double()
     normal = sign.unsqueeze(2) * jacobian
     moved = (point - x).flatten(1).double()
     level = wanted - sign * values + (normal @ moved.unsqueeze(2)).squeeze(2)

@@ -14,16 +14,19 @@ from marginkit.errors import UsageError
 from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, differences, gap, linearised_distance
 from marginkit.methods.search.linearisation import linearise, nudge
+from marginkit.methods.search.path import wander
 from marginkit.methods.search.refinement import TINY, Attempts
 from marginkit.methods.search.verification import is_adversarial, shorten
-from marginkit.norms import NORMS, Norm, Vectors, along, column
+from marginkit.norms import L2, NORMS, Norm, Vectors, along, column
 from marginkit.types import Threat
 
 RATES = {"l1": 1.5, "l2": 1.5, "linf": 1.0}  # of the first step, in its `unit`
 WALK, OVERSHOOT = 6, 0.02
 SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 TRIES, PATIENCE = 8, 40  # random points for a sample that no start took across, and until one does
-FORMS = "l1:RANK, l2:RANK, linf:RANK, own:RANK, denser:RANK, input:RATE, across:RATE or noise:SEED"
+FORMS = (
+    "l1:RANK, l2:RANK, linf:RANK, own:RANK, denser:RANK, input:RATE, across:RATE, path:STEPS or noise:SEED"
+)
 DENSER = {"l1": "l2", "l2": "linf", "linf": "linf"}
 
 
@@ -47,7 +50,7 @@ class Start:
             start = Start(form, float(number or 0))
         except ValueError:
             start = Start("", 0)
-        if start.form not in (*NORMS, "input", "across", "noise") or start.number < 0:
+        if start.form not in (*NORMS, "input", "across", "noise", "path") or start.number < (form == "path"):
             raise UsageError(f"{text!r} is not a start; give {FORMS}")
         return start
 
@@ -105,6 +108,10 @@ def _attempts(
                 geometry = replace(threat, norm=NORMS[start.form])
                 witness = _walk(model, x, y, geometry, linear, int(start.number))
                 parts.append(_beyond(model, x, y, threat, witness))
+        elif start.form == "path":
+            radius = linear.distance(replace(threat, norm=L2)).amin(1)
+            witness = wander(model, x, y, threat, radius, int(start.number))
+            parts.append(_beyond(model, x, y, threat, witness))
         elif start.form == "noise":
             best = Attempts.join(parts).least(len(x)) if parts else torch.full_like(nearest, torch.inf)
             witness = _scatter(model, x, y, threat, linear.rival.shape[1], int(start.number), best)
