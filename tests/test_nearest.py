@@ -17,10 +17,12 @@ from marginkit.data.sources import load
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.methods.nearest import EFFORTS, Nearest
+from marginkit.methods.search.nearing import nearing
 from marginkit.methods.search.path import wander
 from marginkit.methods.search.polytope import Region, least_distance
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start
+from marginkit.methods.search.verification import is_adversarial
 from marginkit.norms import L1, L2, LINF, NORMS
 from marginkit.types import Threat
 
@@ -113,10 +115,28 @@ def test_more_effort_finds_nearer_inputs(network, norm):
     """In the mean: a single sample may keep another start."""
     _, x, y = next(batches(load("digits"), 60))
     x = x.double()
-    found = [Nearest(effort)(network, x, y, Threat(norm)).upper for effort in EFFORTS]  # type: ignore[arg-type]
+    efforts = [effort for effort in EFFORTS if effort != "exhaustive"]  # which goes on from `thorough`
+    found = [Nearest(effort)(network, x, y, Threat(norm)).upper for effort in efforts]  # type: ignore[arg-type]
     assert all(part.isfinite().all() for part in found)
     for less, more in itertools.pairwise(found):
         assert more.mean() <= less.mean() * (1 + 1e-6)
+
+
+def test_hopping_brings_a_witness_nearer_that_lies_in_a_far_pocket(network, norm):
+    """From a witness twice as far as need be to one of the best known; never farther; the same again."""
+    _, x, y = next(batches(load("digits"), 4))
+    x, threat = x.double(), Threat(norm)
+    best = Nearest("tight")(network, x, y, threat)
+    assert best.witness is not None
+    far = threat.clip(x, x + 2 * (best.witness - x))
+    far[3] = torch.nan
+    near, again = (nearing(network, x, y, threat, far, 3, 2**-10) for _ in range(2))
+    assert torch.equal(near[:3], again[:3])
+    assert near[3].isnan().all()
+    assert is_adversarial(network, near[:3], y[:3]).all()
+    lengths = [norm.length(part[:3] - x[:3]) for part in (near, far, best.witness)]
+    assert (lengths[0] <= lengths[1]).all()
+    assert lengths[0].mean() <= 1.1 * lengths[2].mean()
 
 
 def test_polish_is_what_closes_the_last_gap(network, samples, norm):

@@ -13,6 +13,7 @@ from marginkit.kinds import Kind
 from marginkit.logits import Labels
 from marginkit.methods.search.fewest import STEPS, fewest
 from marginkit.methods.search.linearisation import linearise
+from marginkit.methods.search.nearing import nearing
 from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import Start, attempts
@@ -21,11 +22,12 @@ from marginkit.norms import L2, NORMS, Vectors, dot
 from marginkit.options import choose
 from marginkit.types import Bracket, Threat
 
-Effort = Literal["fast", "balanced", "tight", "thorough"]
+Effort = Literal["fast", "balanced", "tight", "thorough", "exhaustive"]
 Stage = tuple[int, int, float]  # steps; then attempts kept a sample; within which factor of its best
 
 RANKS = [f"{form}:{rank}" for form in NORMS for rank in range(4)]
 NOISE = [f"noise:{seed}" for seed in range(4)]
+IDLE = {"exhaustive": 40}  # rounds of iterated local search without gain, by the effort
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ EFFORTS: dict[str, NearestOptions] = {
         precision=2**-14,
     ),
 }  # fmt: skip
+EFFORTS["exhaustive"] = replace(EFFORTS["thorough"], effort="exhaustive")
 
 
 class Nearest(NearestOptions):
@@ -70,13 +73,15 @@ class Nearest(NearestOptions):
 
     A start is the crossing of one rival's boundary, met by DeepFool in the geometry of one norm; or the
     input itself; or random noise. Its displacement is then shortened by descent of the logit margin on a
-    sphere that follows the boundary (`refine`), in stages after each of which only the best attempts of each
-    sample go on. Small ReLU networks are polished: the linear region of the witness is solved exactly. In L0
-    the search is `fewest`: there the effort says how many steps, and only `rivals` counts besides. The answer
-    is an upper end: an adversarial input was found there.
+    sphere that follows the boundary (`refine`), in stages after each of which only the best attempts of
+    each sample go on. With effort `exhaustive` an iterated local search then looks in ever smaller balls,
+    one sample at a time. Small ReLU networks are polished: the linear region of the witness is solved
+    exactly. In L0 the search is `fewest`: there the effort says how many steps, and only `rivals` counts
+    besides. The answer is an upper end: an adversarial input was found there.
 
     Attributes:
-        effort: `fast`, `balanced`, `tight` or `thorough`; sets every other option that is not given.
+        effort: `fast`, `balanced`, `tight`, `thorough` or `exhaustive`; sets every other option that is not
+            given.
         rivals: how many to linearise at the input, those of largest logit.
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
             `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
@@ -133,6 +138,8 @@ class Nearest(NearestOptions):
         witness[pool.owner] = threat.clip(x[pool.owner], x[pool.owner] + pool.shortest)
         witness = _project(model, x, y, threat, witness)
         witness = shorten(model, x, y, threat, witness, self.precision, first=2**-5)
+        if self.effort in IDLE:
+            witness = nearing(model, x, y, threat, witness, IDLE[self.effort], self.precision)
         return polish(model, x, y, threat, witness, self.units) if self.units else witness
 
 

@@ -17,7 +17,8 @@ from marginkit.methods.search.verification import is_adversarial
 from marginkit.norms import L1, LINF, Vectors, along, column
 from marginkit.types import Threat
 
-STEPS = {"fast": 30, "balanced": 80, "tight": 300, "thorough": 1000}  # by the effort of `nearest`
+# By the effort of `nearest`.
+STEPS = {"fast": 30, "balanced": 80, "tight": 300, "thorough": 1000, "exhaustive": 3000}
 SOFT = 1e-3  # where a change counts half, squared, in units of the box's width
 LEAST, ADAPT = 0.3, 0.01  # changes below this share of the width are undone; how fast that share moves
 FIRST, LAST = 1.0, 0.1  # step sizes, in the same units
