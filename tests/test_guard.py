@@ -125,7 +125,7 @@ def net() -> nn.Sequential:
     return nn.Sequential(flat, nn.Linear(48, 24), nn.Tanh(), nn.Linear(24, 5)).eval()
 
 
-def samples(model: nn.Module, n: int = 3) -> tuple[Tensor, Tensor]:
+def samples(model: nn.Module, n: int = 6) -> tuple[Tensor, Tensor]:
     x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         return x, answer(model, x).argmax(1)
@@ -142,7 +142,7 @@ def distances(name: str, model: nn.Module, x, y, norm=L2, **threat) -> Tensor:
 def test_a_model_may_write_into_its_input(kind, name):
     outside, inside = INTO_THE_INPUT[kind]
     plain, writing = Wrapped(net(), outside), Wrapped(net(), inside)
-    x, y = samples(plain)
+    x, y = samples(plain, 3)
     before = x.clone(), y.clone()
     found = distances(name, writing, x, y)
     if name not in ("crown", "lipschitz", "exact"):  # proofs follow the operations, which differ here

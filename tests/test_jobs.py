@@ -172,7 +172,7 @@ def test_every_option_of_every_command_can_be_configured(tmp_path, command, opti
     given = [part for word in (words or [None]) for part in ([name] if word is None else [name, str(word)])]
     text = json.dumps(value)
     (tmp_path / "run.toml").write_text(f"[{command.name}]\n{name.lstrip('-')} = {text}\n")
-    arguments = ["table.h5"] if command.name in ("tighten", "show") else []
+    arguments = ["table.h5"] if command.name in ("tighten", "show", "predict") else []
     group = click.Context(main, info_name="marginkit")
     by_hand, by_file = (
         command.make_context(command.name, [*arguments, *more], parent=group).params

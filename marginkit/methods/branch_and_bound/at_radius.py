@@ -33,6 +33,7 @@ HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
 BATCH, PARTS = 32, 1_000_000  # parts that are halved at a time, and that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
+EAGER, EVERY = 24, 4  # first turns on which adversarial inputs are looked for, and then each so many
 EDGE = 1e-6  # of the radius, that searches in float32 keep off its sphere
 
 
@@ -141,6 +142,7 @@ class AtRadius:
     balls: Enclosure | None = None
     witness: Tensor | None = None
     parts: int = 0
+    turns: int = 0
 
     def decide(self) -> Decision:
         """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
@@ -172,7 +174,9 @@ class AtRadius:
             parts = replace(parts, bound=value.to(parts.bound))
         left = (~(value > lost)).nonzero().squeeze(1)
         parts, planes, lost = parts[left], planes[left], lost[left]
-        if len(left):
+        self.turns += 1
+        looking = self.turns <= EAGER or self.turns % EVERY == 0 or steps == LONG
+        if len(left) and looking:
             worst = planes.value.argsort()
             rivals = torch.unique(torch.cat([parts.rival, others.rival]))
             self.witness = self.attack(planes.point[worst], parts.rival[worst], rivals)
