@@ -141,7 +141,7 @@ CONFIGURED = [
     for command in main.commands.values()
     if any(option.name == "config" or "--config" in option.opts for option in command.params)
     for option in command.params
-    if isinstance(option, click.Option) and "--config" not in option.opts
+    if isinstance(option, click.Option) and option.expose_value  # --config and --recipe name sets of options
 ]
 
 

@@ -71,6 +71,9 @@ class Hopping:
         threat: norm, box and mask.
         radius: of the ball.
         seed: of all that is drawn.
+        pool: the best points so far.
+        unit: the first margin, by which gains are judged.
+        since: rounds without gain.
     """
 
     scores: Callable[[Tensor], Scores]
@@ -80,8 +83,8 @@ class Hopping:
     radius: float
     seed: int = 0
     pool: Pool | None = None
-    unit: float = 1.0  # the first margin
-    since: int = 0  # rounds without gain
+    unit: float = 1.0
+    since: int = 0
     drawn: torch.Generator = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,11 +130,10 @@ class Hopping:
         low, high = self.threat.room(self.x.expand_as(u))
         radius, norm = self.x.new_full((count,), self.radius), self.threat.norm
         if norm is LINF:
-            down = -self.radius if low is None else low.clamp(min=-self.radius)
-            up = self.radius if high is None else high.clamp(max=self.radius)
-            return torch.lerp(
-                torch.as_tensor(down).to(u).expand_as(u), torch.as_tensor(up).to(u).expand_as(u), u
-            )
+            down, up = torch.full_like(u, -self.radius), torch.full_like(u, self.radius)
+            if low is not None and high is not None:
+                down, up = down.maximum(low), up.minimum(high)
+            return torch.lerp(down, up, u)
         return norm.project(along(radius / norm.length(u - 0.5), u - 0.5), radius, low, high)
 
     def _patch(self) -> Tensor:
@@ -140,15 +142,13 @@ class Hopping:
         if len(shape) < 3:
             share = PATCH * PATCH * torch.rand((), generator=self.drawn)
             return torch.rand(shape, generator=self.drawn) < share
-        inside = torch.zeros(shape, dtype=torch.bool)
+        inside = torch.ones(shape, dtype=torch.bool)
         for axis, side in enumerate(shape[1:], 1):
             length = int(torch.randint(2, max(3, int(PATCH * side) + 1), (), generator=self.drawn))
             first = int(torch.randint(0, max(1, side - length + 1), (), generator=self.drawn))
-            along_axis = torch.zeros(side, dtype=torch.bool)
-            along_axis[first : first + length] = True
-            view = [1] * len(shape)
-            view[axis] = side
-            inside = along_axis.view(view).expand(shape) & (inside if axis > 1 else True)
+            within = torch.zeros(side, dtype=torch.bool)
+            within[first : first + length] = True
+            inside &= within.view(-1, *[1] * (len(shape) - axis - 1))
         return inside
 
     def _descended(self, delta: Tensor, toward: Tensor, sizes: Tensor) -> tuple[Pool, Tensor]:
