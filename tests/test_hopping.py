@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from marginkit.logits import crossed
-from marginkit.methods.search.hopping import POOL, ROWS, Hopping
+from marginkit.methods.search.hopping import POOL, Hopping
 from marginkit.norms import L1, L2, LINF
 from marginkit.types import Threat
 
@@ -103,4 +103,3 @@ def test_only_rivals_that_are_asked_for_stay_in_the_pool():
     search.round(others(y), x[:0], y[:0])
     search.round(others(y)[:1], x[:0], y[:0])
     assert (search.pool.rival == others(y)[0]).all()
-    assert ROWS >= POOL

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_bounds import ACTIVATIONS, PLANS, Residual, build, within
+from test_bounds import ACTIVATIONS, PLANS, Residual, build, points_near_and_far, within
 from test_lagrangian import networks
 from torch import nn
 
@@ -122,8 +122,7 @@ def test_no_sample_knows_how_many_units_another_has_undecided(monkeypatch):
 @given(plan=PLANS, name=st.sampled_from(sorted(NORMS)))
 def test_constants_of_pairs_are_never_above_the_product_nor_below_a_stretch(plan, name):
     model, norm = build(plan), NORMS[name]
-    x = torch.randn(200, *((2, 8) if plan["flat"] else (2, 6, 6)), dtype=torch.float64)
-    z = x + torch.randn_like(x) * torch.logspace(-3, 1, 200).view(-1, *[1] * (x.ndim - 1))
+    x, z = points_near_and_far(plan)
     with torch.no_grad():
         graph = trace(doubled(model), x)
         rows = pairs(graph.nodes[-1].shape[0])

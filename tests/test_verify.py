@@ -19,6 +19,7 @@ from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import tightened
+from marginkit.bounds.linear.passes import backward
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
@@ -142,7 +143,7 @@ def test_planes_lie_below_the_network_in_their_part(network, norm):
         alpha=relaxed.least + (1 - relaxed.least) * torch.rand_like(parts.alpha),
         beta=torch.rand_like(parts.beta),
     )
-    planes = relaxed.planes(parts, relaxed.lines(parts, parts.alpha), parts.beta)
+    planes = backward(relaxed, parts, relaxed.lines(parts, parts.alpha), parts.beta).planes
     margins = relaxed.graph(x) @ relaxed.targets.T
     met = 0
     for i in range(len(parts)):
@@ -158,9 +159,8 @@ def test_planes_lie_below_the_network_in_their_part(network, norm):
 @torch.no_grad()
 def test_a_climb_never_falls_and_float64_agrees(network):
     relaxed, _ = around(network, LINF)
-    start = relaxed.planes(
-        relaxed.root(), relaxed.lines(relaxed.root(), relaxed.root().alpha), relaxed.root().beta
-    )
+    root = relaxed.root()
+    start = backward(relaxed, root, relaxed.lines(root, root.alpha), root.beta).planes
     parts = climbed(relaxed.single(), relaxed.single().root(), 10)
     found = proved(relaxed, parts)
     assert (found.value >= start.value - 1e-5).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Protocol, runtime_checkable
 
@@ -35,14 +36,7 @@ class LipschitzMLP:
 
     def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
         """normalize, flatten, hidden1, hidden2, ..., scores: as they are after training."""
-        widths = [prod(shape), *self.hidden]
-        stages = {f"hidden{i}": _dense(*widths[i - 1 : i + 1]) for i in range(1, len(widths))}
-        return staged(
-            Normalize(shape, together=True),
-            flatten=nn.Flatten(),
-            **stages,
-            scores=nn.Linear(widths[-1], classes),
-        )
+        return staged(Normalize(shape, together=True), **_dense(prod(shape), self.hidden, classes))
 
     def constrain(self, model: nn.Module) -> None:
         """The same for training."""
@@ -84,20 +78,18 @@ class LipschitzCNN:
                 parts += [nn.Conv2d(a, out, self.kernel, padding=self.kernel // 2), MaxMin()]
             stages[f"stage{i}"] = nn.Sequential(*parts)
             into = out
-        widths = [into * height * width, *self.hidden]
-        dense = {f"hidden{i}": _dense(*widths[i - 1 : i + 1]) for i in range(1, len(widths))}
-        return staged(
-            Normalize(shape, together=True),
-            **stages,
-            flatten=nn.Flatten(),
-            **dense,
-            scores=nn.Linear(widths[-1], classes),
-        )
+        dense = _dense(into * height * width, self.hidden, classes)
+        return staged(Normalize(shape, together=True), **stages, **dense)
 
     def constrain(self, model: nn.Module) -> None:
         """The same for training."""
         constrain(model, self.layer)
 
 
-def _dense(a: int, b: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(a, b), MaxMin())
+def _dense(entries: int, hidden: tuple[int, ...], classes: int) -> dict[str, nn.Module]:
+    """flatten, hidden1, hidden2, ..., scores."""
+    widths = [entries, *hidden]
+    layers = {
+        f"hidden{i}": nn.Sequential(nn.Linear(a, b), MaxMin()) for i, (a, b) in enumerate(pairwise(widths), 1)
+    }
+    return {"flatten": nn.Flatten(), **layers, "scores": nn.Linear(widths[-1], classes)}

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import click
 import torch
-from optimality import Counting, cases_of
+from optimality import cases_of
 from rich.console import Console
 from rich.table import Table
+from search import Counting
 from torch import Tensor, nn
 
 from marginkit.methods.nearest import Nearest

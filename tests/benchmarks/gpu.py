@@ -200,7 +200,7 @@ def _searched(
     machine: Machine, name: str, model: nn.Module, x: Tensor, y: Tensor, effort: str, single: float
 ) -> Iterator[Row]:
     """One search: its time a sample, its time over that of its passes, and its memory."""
-    counting = Counting(model).eval()
+    counting = Counting(model)
     if name.endswith("bfloat16"):  # not judged in float64 here
         rough = in_precision(counting, "bfloat16").search
         assert isinstance(rough, Counting)
@@ -208,8 +208,7 @@ def _searched(
     answers: list[Bracket] = []
     search = Nearest(effort)  # type: ignore[arg-type]
     spent = machine.seconds(lambda: answers.append(search(counting, x, y, Threat(L2))), repeats=1) / len(x)
-    runs = len(answers) * len(x)
-    passes = 0.37 * counting.forwards / runs + 0.63 * counting.backwards / runs
+    passes = counting.passes(len(answers) * len(x))
     missed = int((answers[-1].status != Status.OK).sum())
     note = f"{passes:.0f} passes a sample, {spent / passes / single:.2f} of their time"
     note += f", {missed} of {len(x)} not found" if missed else ""

@@ -37,6 +37,7 @@ import torch
 from peers import BUDGET, Search, within_budget
 from rich.console import Console
 from rich.table import Table
+from search import Counting
 from torch import Tensor, nn
 
 from marginkit.artifacts import located
@@ -48,31 +49,6 @@ from marginkit.norms import NORMS
 from marginkit.types import Threat
 
 BATCH = 64
-
-
-class Counting(nn.Module):
-    """Counts samples that pass forward and backward."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Around a model."""
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-        self.eval()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As the model."""
-        self.forwards += len(x)
-        if x.requires_grad:
-            x.register_hook(self._back)
-        scores: Tensor = self.model(x)
-        return scores
-
-    def _back(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
-
-    def passes(self, samples: int) -> float:
-        """Forward and backward passes a sample, as .37 and .63 of one of each."""
-        return (0.37 * self.forwards + 0.63 * self.backwards) / samples
 
 
 def cases_of(
@@ -103,7 +79,9 @@ def _right(
 
 def searches(norm: str, adv_lib: Path | None) -> dict[str, Search]:
     """Ours, then the others that are at hand."""
-    found: dict[str, Search] = {f"nearest {effort}": partial(_nearest, effort, norm) for effort in EFFORTS}
+    found: dict[str, Search] = {
+        f"nearest {effort}": partial(_nearest, effort, norm) for effort in EFFORTS if effort != "exhaustive"
+    }
     return found | within_budget(norm, adv_lib)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from marginkit.data.dataset import Data, Source, batches
 from marginkit.data.sources import load
+from marginkit.guard.passes import BACKWARD, FORWARD
 from marginkit.methods.nearest import EFFORTS, Nearest
 from marginkit.methods.search.descent import descend, likelihood, steepest
 from marginkit.models.architectures import ARCHITECTURES
@@ -100,6 +101,7 @@ class Counting(nn.Module):
         """Around a model."""
         super().__init__()
         self.model, self.forwards, self.backwards = model, 0, 0
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """As the model."""
@@ -112,6 +114,10 @@ class Counting(nn.Module):
     def _back(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
 
+    def passes(self, samples: int) -> float:
+        """Those forward and back a sample."""
+        return (FORWARD * self.forwards + BACKWARD * self.backwards) / samples
+
 
 def cell(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, classes: int, repeats: int) -> dict[str, Found]:
     """Every search in turn: its median seconds and its distances."""
@@ -119,6 +125,7 @@ def cell(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, classes: int, repea
     searches: dict[str, Callable[[], Tensor]] = {
         f"nearest {effort}": lambda effort=effort: Nearest(effort)(model, x, y, threat).witness  # type: ignore[misc]
         for effort in EFFORTS
+        if effort != "exhaustive"  # passes without a budget
     }
     for name, peer in peers(norm, classes).items():
         searches[name] = lambda peer=peer: peer(model, x, y)  # type: ignore[misc]
@@ -148,7 +155,7 @@ def show(title: str, results: dict[str, Found], model: nn.Module, x: Tensor, y: 
     console.print(table)
     single = one_pass(model, x)
     for effort in ("fast", "balanced"):
-        counting = Counting(model).eval()
+        counting = Counting(model)
         spent, _ = timed(lambda: Nearest(effort)(counting, x, y, Threat(norm)).witness)  # type: ignore[arg-type, return-value]  # noqa: B023
         passes, back = counting.forwards / len(x), counting.backwards / len(x)
         console.print(

@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from marginkit.bounds.ascent import adam
-from marginkit.bounds.linear.relaxed import Planes, Relaxed
+from marginkit.bounds.linear.passes import Planes, backward
+from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
 RATE, DECAY = 0.3, 0.9  # of the ascent, in shares of a slope's range, and from step to step
@@ -29,7 +30,7 @@ def climbed(relaxed: Relaxed, parts: Subdomains, steps: int, enough: float = tor
     best, scale = torch.full_like(parts.bound, -torch.inf), None
     state = [torch.zeros_like(alpha) for _ in range(4)]
     for step in range(steps + 1):
-        here = relaxed.backward(parts, relaxed.sloped(parts, lines, alpha), beta)
+        here = backward(relaxed, parts, relaxed.sloped(parts, lines, alpha), beta)
         value = here.planes.value
         better = (value > best).unsqueeze(1)
         kept_alpha, kept_beta = torch.where(better, alpha, kept_alpha), torch.where(better, beta, kept_beta)
@@ -48,4 +49,4 @@ def proved(exact: Relaxed, parts: Subdomains) -> Planes:
     """The planes of parts whose slopes and multipliers are those of a climb in float32, in float64."""
     names = ("low", "high", "split", "alpha", "beta")
     wide = replace(parts, **{name: getattr(parts, name).double() for name in names})
-    return exact.planes(wide, exact.lines(wide, wide.alpha), wide.beta)
+    return backward(exact, wide, exact.lines(wide, wide.alpha), wide.beta).planes

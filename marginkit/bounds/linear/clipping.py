@@ -11,7 +11,7 @@ from torch import Tensor
 
 from marginkit.bounds.ascent import best_multiplier
 from marginkit.bounds.linear.ball import CACHED, Ball
-from marginkit.bounds.linear.relaxed import Planes
+from marginkit.bounds.linear.passes import Planes
 from marginkit.bounds.subdomains import Subdomains
 
 EMPTY = 1e-6  # by which an interval's ends have to miss each other

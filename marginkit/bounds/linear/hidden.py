@@ -13,7 +13,8 @@ from torch import Tensor
 from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import Functions, clipped, downwards, on_cube
-from marginkit.bounds.linear.relaxed import Planes, Relaxed, one_hot
+from marginkit.bounds.linear.passes import Planes
+from marginkit.bounds.linear.relaxed import Relaxed, one_hot
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import LINF
 

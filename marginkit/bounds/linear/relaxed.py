@@ -8,7 +8,7 @@ al., arXiv 2103.06624). Every slope that a ReLU's lower line may have and every 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -43,62 +43,6 @@ class Units:
         found = values * others
         found[:, self.index] = mine
         return found
-
-
-@dataclass(frozen=True, eq=False)
-class Planes:
-    """Linear functions <normal, x> + level that lie below the network's, one a part.
-
-    Attributes:
-        value: their least values over the ball [m].
-        point: where those are taken [m, *d].
-        normal: [m, *d].
-        level: [m].
-    """
-
-    value: Tensor
-    point: Tensor
-    normal: Tensor
-    level: Tensor
-
-    def __getitem__(self, rows: Tensor) -> Planes:
-        return Planes(*(getattr(self, field.name)[rows] for field in fields(self)))
-
-    @staticmethod
-    def join(some: Sequence[Planes]) -> Planes:
-        """One after the other."""
-        return Planes(*(torch.cat([getattr(planes, f.name) for planes in some]) for f in fields(Planes)))
-
-
-@dataclass(frozen=True, eq=False)
-class Passage:
-    """One way back through the lines of a relaxed network, and at wish the way forth.
-
-    Attributes:
-        relaxed: the network.
-        lines: of its undecided units.
-        normal, level: of the planes.
-        passed: the undecided units' coefficients [m, units].
-        kept: those of nodes whose lines mix several entries.
-    """
-
-    relaxed: Relaxed
-    lines: LinearRelaxation
-    normal: Tensor
-    level: Tensor
-    passed: Tensor
-    kept: Mapping[int, Tensor]
-
-    @cached_property
-    def planes(self) -> Planes:
-        """What the lines give."""
-        least, point = self.relaxed.least_at(self.normal)
-        return Planes(least + self.level, point, self.normal, self.level)
-
-    @cached_property
-    def before(self) -> Tensor:
-        """What goes into the units at the planes' points, were each of them its line [m, units]."""
-        return self.relaxed.forward(self.planes.point, self.lines, self.passed, self.kept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,10 +153,6 @@ class Relaxed:
         """With these slopes of the rectifiers' lower lines."""
         return replace(lines, lower_slope=torch.where(self.rectifying(parts), alpha, lines.lower_slope))
 
-    def planes(self, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Planes:
-        """The linear functions that lines and multipliers give, and their least values."""
-        return self.backward(parts, lines, beta).planes
-
     @cached_property
     def constants(self) -> Mapping[int, Tensor]:
         """What affine nodes answer to zeros, where that is not zero."""
@@ -223,79 +163,11 @@ class Relaxed:
                 found[j] = node.op(*zeros).flatten()
         return {j: values for j, values in found.items() if values.any()}
 
-    def backward(self, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Passage:
-        """From the parts' targets to the inputs."""
-        nodes, count, pull = self.graph.nodes, len(parts), parts.split * beta
-        targets = self.targets[parts.rival]
-        pending, kept, passed = {self.start: targets}, dict[int, Tensor](), torch.zeros_like(pull)
-        level = targets.new_zeros(count)
-        for j in range(self.start, 0, -1):
-            if j not in pending:
-                continue
-            c, node, op = pending.pop(j), nodes[j], nodes[j].op
-            if j in self.undecided:
-                units, flat = self.undecided[j], c.reshape(count, -1)
-                mine = flat[:, units.index]
-                passed[:, units.place] = mine
-                level = level + (mine * _offset(lines, mine, units.place)).sum(1)
-                mine = mine * _slope(lines, mine, units.place) - pull[:, units.place]
-                back: Sequence[Tensor] = [units.on(mine, self._slopes(j), flat).view_as(c)]
-            elif nonlinear(op):
-                kept[j] = c
-                through, offset = self.base[j].backward(c.unsqueeze(1))
-                back, level = [through.squeeze(1)], level + offset.squeeze(1)
-            else:
-                assert affine(op)
-                back = op.transpose(c, [nodes[k].shape for k in node.inputs])
-                if j in self.constants:
-                    level = level + c.reshape(count, -1) @ self.constants[j]
-            for k, part in zip(node.inputs, back, strict=True):
-                pending[k] = pending[k] + part if k in pending else part
-        none = self.ball.x.new_zeros(count, *nodes[0].shape)
-        return Passage(self, lines, pending.get(0, none), level, passed, kept)
-
-    def forward(
-        self, point: Tensor, lines: LinearRelaxation, passed: Tensor, kept: Mapping[int, Tensor]
-    ) -> Tensor:
-        """What goes into the undecided units, by the lines in use."""
-        values, before = [point], torch.zeros_like(passed)
-        for j, node in enumerate(self.graph.nodes[1 : self.start + 1], 1):
-            inputs = [values[k] for k in node.inputs]
-            if j in self.undecided:
-                units, flat = self.undecided[j], inputs[0].reshape(len(point), -1)
-                mine, c = flat[:, units.index], passed[:, units.place]
-                before[:, units.place] = mine
-                mine = mine * _slope(lines, c, units.place) + _offset(lines, c, units.place)
-                values.append(units.on(mine, self._slopes(j), flat).view(len(point), *node.shape))
-            elif j in kept:
-                values.append(_lined(self.base[j], kept[j], inputs[0]))
-            else:
-                assert node.op is not None
-                values.append(node.op(*inputs))
-        return before
-
-    def _slopes(self, j: int) -> Tensor:
+    def slopes(self, j: int) -> Tensor:
         """Of a node's entries on the whole ball, for those that are linear there [1, entries]."""
         base = self.base[j]
         assert isinstance(base, LinearRelaxation)
         return base.upper_slope.reshape(1, -1)
-
-    def least_at(self, normal: Tensor) -> tuple[Tensor, Tensor]:
-        """Of <normal, x> over the ball, and where."""
-        count = len(normal)
-        if self.ball.norm.p == torch.inf:
-            point = torch.where(normal > 0, *self.ball.interval())
-            return (normal * point).flatten(1).sum(1), point
-        ends = (
-            None if end is None else end.expand(count, *end.shape[1:])
-            for end in (self.ball.low, self.ball.high)
-        )
-        ball = Ball(self.ball.x.expand_as(normal), self.ball.radius.expand(count), self.ball.norm, *ends)
-        with torch.enable_grad():
-            leaf = normal.detach().requires_grad_()
-            least = ball.concretize(leaf.unsqueeze(1)).squeeze(1)
-            (point,) = torch.autograd.grad(least.sum(), leaf)
-        return least.detach(), point
 
     def halves(self, parts: Subdomains) -> Subdomains:
         """Both halves of each at its `pick`: first all above the middle, then all below it.
@@ -322,20 +194,3 @@ def one_hot(index: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
     """Linear functions that are single entries of a node, and then their negatives [2 k, *shape]."""
     rows = like.new_zeros(len(index), prod(shape)).scatter(1, index.unsqueeze(1), 1)
     return torch.cat([rows, -rows]).view(-1, *shape)
-
-
-def _slope(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
-    return torch.where(c > 0, lines.lower_slope[:, place], lines.upper_slope[:, place])
-
-
-def _offset(lines: LinearRelaxation, c: Tensor, place: slice) -> Tensor:
-    return torch.where(c > 0, lines.lower_offset[:, place], lines.upper_offset[:, place])
-
-
-def _lined(lines: LinearBounds, c: Tensor, before: Tensor) -> Tensor:
-    """The value of the lines that coefficients c take: the derivative of the bound by them."""
-    with torch.enable_grad():
-        leaf = c.detach().unsqueeze(1).requires_grad_()
-        back, offset = lines.backward(leaf)
-        (out,) = torch.autograd.grad((back.squeeze(1) * before).sum() + offset.sum(), leaf)
-    return out.squeeze(1)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.relaxations import LinearRelaxation
-from marginkit.bounds.linear.relaxed import Passage, Relaxed
+from marginkit.bounds.linear.passes import Passage, backward
+from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
 CANDIDATES = 8  # units of which both halves are looked at before one is split
@@ -26,11 +27,11 @@ def split(relaxed: Relaxed, parts: Subdomains) -> Subdomains:
     if not relaxed.units or not len(parts):
         return parts
     lines = relaxed.lines(parts, parts.alpha)
-    here = relaxed.backward(parts, lines, parts.beta)
+    here = backward(relaxed, parts, lines, parts.beta)
     score, best = _error(relaxed, parts, lines, here).topk(min(CANDIDATES, relaxed.units), dim=1)
     tried = Subdomains.join([replace(parts, pick=column) for column in best.T])
     halves = relaxed.halves(tried)
-    bound = relaxed.planes(halves, relaxed.lines(halves, halves.alpha), halves.beta).value
+    bound = backward(relaxed, halves, relaxed.lines(halves, halves.alpha), halves.beta).planes.value
     before = here.planes.value.clamp(max=0).repeat(2 * best.shape[1])
     rise = (bound.clamp(max=0) - before).clamp(min=TINY)
     worth = rise.view(2, best.shape[1], len(parts)).prod(0).masked_fill(score.T <= 0, -1)
