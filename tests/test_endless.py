@@ -214,7 +214,7 @@ def test_a_ball_whose_parts_are_never_proved_ends_after_so_many(small, monkeypat
         graph = trace(model, x)
         found = at_radius.decide(at_radius.Sample(model, graph, x[:1], y[:1], Threat(LINF)), 0.3, math.inf)
     assert not found.proved
-    assert found.parts <= 50 + 2 * at_radius.BATCH
+    assert found.parts <= 50 + 2 * at_radius.BATCHES[1]
 
 
 def test_balls_that_prove_nothing_are_no_more_than_so_many(small, monkeypatch):

@@ -207,6 +207,28 @@ def test_beyond_its_plane_a_part_holds_all_its_points(network):
     assert narrower or not relaxed.units
 
 
+@pytest.mark.parametrize("network", ["dense", "leaky", "sigmoid", "conv"])
+@torch.no_grad()
+def test_lines_over_a_parts_own_intervals_narrow_the_layers_behind_its_split(network):
+    relaxed, x = around(network, LINF)
+    network_ = tightened(relaxed, 2)
+    relaxed, root, inside = network_.relaxed, network_.single.root(), before(network_.relaxed, x)
+    first = next(iter(relaxed.undecided.values())).place
+    widest = (root.high - root.low)[:, first].argmax(1)
+    parts = network_.single.halves(replace(root, pick=first.start + widest))
+    planes = proved(relaxed, parts)
+    found = network_.beyond(parts, replace(planes, level=planes.level - planes.value.amax() - 9))
+    assert len(found) == len(parts)
+    narrower = 0
+    for i in range(len(parts)):
+        mine = ((inside >= parts.low[i] - 1e-12) & (inside <= parts.high[i] + 1e-12)).all(1)
+        assert (inside[mine] >= found.low[i] - 1e-12).all()
+        assert (inside[mine] <= found.high[i] + 1e-12).all()
+        narrower += int((found.high[i] - found.low[i] < parts.high[i] - parts.low[i]).sum())
+    assert narrower
+    assert torch.equal(found.low[:, first], parts.low[:, first])
+
+
 @torch.no_grad()
 def test_numbers_of_float32_are_rounded_downwards():
     values = torch.randn(1000, dtype=torch.float64) * 10 ** torch.randint(-9, 9, (1000,)).double()

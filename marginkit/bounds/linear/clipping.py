@@ -11,13 +11,14 @@ from torch import Tensor
 
 from marginkit.bounds.ascent import best_multiplier
 from marginkit.bounds.linear.ball import CACHED, Ball
-from marginkit.bounds.linear.passes import Planes
+from marginkit.bounds.linear.passes import Passage, Planes
 from marginkit.bounds.subdomains import Subdomains
 
 EMPTY = 1e-6  # by which an interval's ends have to miss each other
+SAMPLE = 96  # entries by which a multiplier is chosen; what it proves is evaluated by all
 
 
-def on_cube(ball: Ball, planes: Planes) -> tuple[Tensor, Tensor]:
+def on_cube(ball: Ball, planes: Planes | Passage) -> tuple[Tensor, Tensor]:
     """Normals [m, f] and levels [m] of planes over a box, as functions of [-1, 1]^f."""
     low, high = (end.flatten() for end in ball.interval())
     normal = planes.normal.flatten(1)
@@ -56,7 +57,9 @@ class Functions:
         return self.normal.sign().float()
 
 
-def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, planes: Planes) -> Subdomains:
+def clipped(
+    functions: Sequence[Functions], ball: Ball, parts: Subdomains, planes: Planes, wanted: Tensor
+) -> Subdomains:
     """The parts' intervals met with what is left of them where each plane is at most 0.
 
     A part's adversarial inputs lie there and nowhere else (Clip-and-Verify, arXiv 2512.11087, has the
@@ -69,13 +72,14 @@ def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, plane
         ball: in Linf, around one sample.
         parts: of it.
         planes: one a part.
+        wanted: the units to be clipped [m, units].
     """
     if not len(parts):
         return parts
     low, high = parts.low.clone(), parts.high.clone()
-    half_spaces = _HalfSpaces(*on_cube(ball, planes))
+    half_spaces = HalfSpaces(*on_cube(ball, planes))
     for group in functions:
-        open_ = parts.undecided[:, group.columns]
+        open_ = wanted[:, group.columns]
         above, below = (half_spaces.rises(group) & torch.cat([open_, open_], 1)).chunk(2, dim=1)
         part, unit = above.nonzero(as_tuple=True)
         at = part, group.columns[unit]
@@ -83,13 +87,18 @@ def clipped(functions: Sequence[Functions], ball: Ball, parts: Subdomains, plane
         part, unit = below.nonzero(as_tuple=True)
         at, row = (part, group.columns[unit]), unit + len(group.columns)
         high[at] = torch.minimum(high[at], -downwards(half_spaces.least(group, row, part)))
+    return narrowed(parts, low, high)
+
+
+def narrowed(parts: Subdomains, low: Tensor, high: Tensor) -> Subdomains:
+    """The parts with these intervals; an empty one makes a part's bound inf."""
     empty = (low > high + EMPTY * (1 + low.abs())).any(1)
     low = torch.minimum(low, high)
     return replace(parts, low=low, high=high, bound=torch.where(empty, torch.inf, parts.bound))
 
 
 @dataclass(frozen=True, eq=False)
-class _HalfSpaces:
+class HalfSpaces:
     """The points u of the cube where <normal, u> + level <= 0, of each of m parts."""
 
     normal: Tensor
@@ -116,12 +125,27 @@ class _HalfSpaces:
         entries = group.support[row] + of.unsqueeze(1) * self.normal.shape[1]
         g = self.normal.view(-1).index_select(0, entries.view(-1)).view_as(a)
         gain = self.level[of] - self._lengths[of] + g.abs().sum(1)
-        t = _multiplier(a.float(), g.float(), gain.float()).double()
-        return group.level[row] + t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs().sum(1)
+        return group.level[row] + _least_beyond(a, g, gain)
+
+    def least_of(self, normal: Tensor, level: Tensor, of: Tensor) -> Tensor:
+        """Lower bounds of functions <normal, u> + level [k, f], each in the half-space of one part."""
+        found = level - normal.abs().sum(1)
+        g, gain = self.normal[of], self.level[of]
+        row = (gain > torch.linalg.vecdot(normal.sign(), g)).nonzero().squeeze(1)
+        beyond = level[row] + _least_beyond(normal[row], g[row], gain[row])
+        return found.index_copy(0, row, torch.maximum(found[row], beyond))
 
     @cached_property
     def _lengths(self) -> Tensor:
         return self.normal.abs().sum(1)
+
+
+def _least_beyond(a: Tensor, g: Tensor, gain: Tensor) -> Tensor:
+    """Of <a, u> over the cube where <g, u> + gain <= 0: t gain - |a + t g| for a good t >= 0."""
+    every = max(1, a.shape[1] // SAMPLE)
+    some, others = a[:, ::every].float() * every, g[:, ::every].float() * every
+    t = _multiplier(some, others, gain.float()).double()
+    return t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs_().sum(1)
 
 
 def _multiplier(a: Tensor, g: Tensor, gain: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import Functions, clipped, downwards, on_cube
 from marginkit.bounds.linear.passes import Planes
+from marginkit.bounds.linear.refreshing import Layer, behind, layers, refreshed
 from marginkit.bounds.linear.relaxed import Relaxed, one_hot
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import LINF
 
 GROUP, ROWS = 512, 64  # units whose functions are made at a time, and functions that climb
 ENTRIES = 2**25  # of linear functions that are kept
+FEW = 2**20  # of one part's: so few are found anew for each
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,21 @@ class Tightened:
         """In float32, to climb with."""
         return self.relaxed.single()
 
+    @cached_property
+    def layers(self) -> list[Layer]:
+        """Whose intervals are found anew for each part; none where that takes long."""
+        found = layers(self.relaxed)
+        rows = 2 * sum(len(layer.units.index) for layer in found)
+        return found if rows * self.relaxed.ball.x.numel() <= FEW else []
+
     def beyond(self, parts: Subdomains, planes: Planes) -> Subdomains:
-        """The parts, clipped by their planes where there are functions."""
-        return clipped(self.functions, self.relaxed.ball, parts, planes) if self.functions else parts
+        """The parts in narrower intervals, by what their planes leave of them; where there are functions."""
+        if not self.functions or not len(parts):
+            return parts
+        bent, later = self.relaxed.bent(parts), behind(self.layers, parts)
+        parts = clipped(self.functions, self.relaxed.ball, parts, planes, bent & ~later)
+        left = parts.bound != torch.inf
+        return refreshed(self.layers, parts[left], planes[left], (bent & later)[left])
 
 
 def outwards(intervals: Sequence[Interval]) -> list[Interval]:

@@ -79,9 +79,23 @@ class Passage:
 
 def backward(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Passage:
     """From the parts' targets to the inputs."""
-    nodes, count, pull = relaxed.graph.nodes, len(parts), parts.split * beta
-    targets = relaxed.targets[parts.rival]
-    pending, kept, passed = {relaxed.start: targets}, dict[int, Tensor](), torch.zeros_like(pull)
+    return through(relaxed, relaxed.targets[parts.rival], lines, parts.split * beta)
+
+
+def through(
+    relaxed: Relaxed, targets: Tensor, lines: LinearRelaxation, pull: Tensor | None = None
+) -> Passage:
+    """From linear functions [m, *shape] of the node that is bounded to the inputs.
+
+    Args:
+        relaxed: the network.
+        targets: the functions.
+        lines: of the undecided units, a row for each function.
+        pull: of the splits' constraints on what goes into these units [m, units].
+    """
+    nodes, count = relaxed.graph.nodes, len(targets)
+    pending, kept = {relaxed.start: targets}, dict[int, Tensor]()
+    passed = torch.zeros_like(lines.lower_slope)
     level = targets.new_zeros(count)
     for j in range(relaxed.start, 0, -1):
         if j not in pending:
@@ -92,7 +106,8 @@ def backward(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, beta:
             mine = flat[:, units.index]
             passed[:, units.place] = mine
             level = level + (mine * _offset(lines, mine, units.place)).sum(1)
-            mine = mine * _slope(lines, mine, units.place) - pull[:, units.place]
+            mine = mine * _slope(lines, mine, units.place)
+            mine = mine if pull is None else mine - pull[:, units.place]
             back: Sequence[Tensor] = [units.on(mine, relaxed.slopes(j), flat).view_as(c)]
         elif nonlinear(op):
             kept[j] = c

@@ -108,6 +108,10 @@ class Relaxed:
         """Units whose lower line may have any slope between the two pieces' own [m, units]."""
         return self.rectifiers & parts.undecided
 
+    def bent(self, parts: Subdomains) -> Tensor:
+        """Units that are not linear on a part's interval [m, units]."""
+        return parts.undecided | ~self.rectifiers
+
     @cached_property
     def rectifiers(self) -> Tensor:
         """Which undecided units are ReLUs or leak [1, units]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -30,7 +31,9 @@ from marginkit.types import Threat
 
 FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
 HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
-BATCH, PARTS = 32, 1_000_000  # parts that are halved at a time, and that are bounded in all
+BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
+CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
+PARTS = 1_000_000  # that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
 EAGER, EVERY = 24, 4  # first turns on which adversarial inputs are looked for, and then each so many
@@ -144,16 +147,23 @@ class AtRadius:
     parts: int = 0
     turns: int = 0
 
+    @property
+    def batch(self) -> int:
+        """Parts that are halved at a time."""
+        numbers = sum(prod(node.shape) for node in self.relaxed.graph.nodes)
+        least, most = BATCHES
+        return min(most, max(least, CACHED // numbers))
+
     def decide(self) -> Decision:
         """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
         open_ = network.single.root()
-        open_ = self._examined(network, open_, FIRST, open_[:0])
+        open_, batch = self._examined(network, open_, FIRST, open_[:0]), self.batch
         while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
-            taken = split(network.single, open_[order[:BATCH]])
+            taken = split(network.single, open_[order[:batch]])
             whole = taken.pick < 0
-            others = open_[order[BATCH:]]
+            others = open_[order[batch:]]
             if whole.any() and len(self._examined(network, taken[whole], LONG, others)):
                 break  # a part in which the network is linear, and nothing left to split
             halves = network.single.halves(taken[~whole])

@@ -1,0 +1,92 @@
+"""Hidden intervals of parts, by lines over the parts' own intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from marginkit.bounds.graph.relaxations import LinearRelaxation
+from marginkit.bounds.linear.clipping import HalfSpaces, downwards, narrowed, on_cube
+from marginkit.bounds.linear.passes import Planes, through
+from marginkit.bounds.linear.relaxed import LINES, Relaxed, Units, one_hot
+from marginkit.bounds.subdomains import Subdomains
+
+CHUNK = 2**17  # coefficients at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The undecided units behind an earlier activation, whose intervals its lines bound.
+
+    Attributes:
+        units: of one nonlinear node.
+        before: the network up to what goes into them; its targets are these units, then their negatives.
+    """
+
+    units: Units
+    before: Relaxed
+
+
+def layers(relaxed: Relaxed) -> list[Layer]:
+    """Of a network, the first first."""
+    found = []
+    for j, units in relaxed.undecided.items():
+        i = relaxed.graph.nodes[j].inputs[0]
+        if not relaxed.graph.nodes[i].affine and len(units.index):
+            targets = one_hot(units.index, relaxed.graph.nodes[i].shape, relaxed.ball.x)
+            found.append(Layer(units, replace(relaxed, start=i, targets=targets)))
+    return found
+
+
+def behind(some: Sequence[Layer], parts: Subdomains) -> Tensor:
+    """Units of layers behind the one where a part was split last [m, units]."""
+    found = torch.zeros_like(parts.low, dtype=torch.bool)
+    for place in (layer.units.place for layer in some):
+        found[:, place] = parts.pick.unsqueeze(1) < place.start
+    return found
+
+
+def refreshed(some: Sequence[Layer], parts: Subdomains, planes: Planes, wanted: Tensor) -> Subdomains:
+    """The parts' intervals met with what CROWN (arXiv 1811.00866) finds over those of the units before.
+
+    As in `clipped` only that side of a part's plane counts where it is at most 0.
+
+    Args:
+        some: of the network in float64, over a ball in Linf.
+        parts: of the ball.
+        planes: one a part.
+        wanted: the units to be bounded [m, units].
+    """
+    if not some or not len(parts):
+        return parts
+    half_spaces = HalfSpaces(*on_cube(some[0].before.ball, planes))
+    for layer in some:
+        parts = _refreshed(layer, parts, half_spaces, wanted[:, layer.units.place])
+    return parts
+
+
+def _refreshed(layer: Layer, parts: Subdomains, half_spaces: HalfSpaces, wanted: Tensor) -> Subdomains:
+    part, unit = wanted.nonzero(as_tuple=True)
+    if not len(part):
+        return parts
+    before, low, high = layer.before, parts.low.clone(), parts.high.clone()
+    lines = before.lines(replace(parts, low=low.double(), high=high.double()))
+    rows = max(1, CHUNK // max(before.units, before.ball.x.numel()) // 2)
+    for of, which in zip(torch.split(part, rows), torch.split(unit, rows), strict=True):
+        below, above = _least(layer, lines, of, which, half_spaces).chunk(2)
+        at = of, which + layer.units.place.start
+        low[at], high[at] = torch.maximum(low[at], below), torch.minimum(high[at], -above)
+    return narrowed(parts, low, high)
+
+
+def _least(
+    layer: Layer, lines: LinearRelaxation, of: Tensor, unit: Tensor, half_spaces: HalfSpaces
+) -> Tensor:
+    """Lower bounds of units, and then of their negatives, in parts."""
+    of, rival = of.repeat(2), torch.cat([unit, unit + len(layer.units.index)])
+    mine = LinearRelaxation(*(getattr(lines, name)[of] for name in LINES))
+    found = through(layer.before, layer.before.targets[rival], mine)
+    return downwards(half_spaces.least_of(*on_cube(layer.before.ball, found), of))
