@@ -15,6 +15,7 @@ from torch import nn
 from marginkit.bounds.graph.graph import rounded, trace
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_parts import lowest
+from marginkit.bounds.linear.carrying import carried
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
@@ -227,6 +228,47 @@ def test_lines_over_a_parts_own_intervals_narrow_the_layers_behind_its_split(net
         narrower += int((found.high[i] - found.low[i] < parts.high[i] - parts.low[i]).sum())
     assert narrower
     assert torch.equal(found.low[:, first], parts.low[:, first])
+
+
+@networks
+@torch.no_grad()
+def test_parts_carried_into_a_smaller_ball_hold_its_points(network):
+    """Of both halves of a ball those remain that reach into the smaller one, and there with every point."""
+    large, x = around(network, LINF)
+    near = 0.4 * (x - large.ball.x) + large.ball.x
+    ball = replace(large.ball, radius=0.4 * large.ball.radius)
+    own = Propagation("crown").intervals(large.graph, ball)
+    met = [(a.maximum(b), c.minimum(d)) for (a, c), (b, d) in zip(own, large.intervals, strict=True)]
+    small = replace(large, ball=ball, intervals=met)
+    parts = large.halves(split(large, large.root()))
+    found, inside = carried(parts, large, small), before(small, near)
+    assert small.units <= large.units
+    assert len(found) <= len(parts)
+    held = ((inside.unsqueeze(1) >= found.low - 1e-12) & (inside.unsqueeze(1) <= found.high + 1e-12)).all(2)
+    for rival in parts.rival.unique():
+        assert held[:, found.rival == rival].any(1).all()
+
+
+@pytest.mark.parametrize("network", ["dense", "leaky", "branches"])
+@torch.no_grad()
+def test_a_search_that_goes_on_from_what_was_left_answers_as_a_new_one(network, monkeypatch):
+    """At the same radius, below it, and where what is left is an adversarial input."""
+    model, x, y = made(network)
+    graph, threat = trace(model, x), Threat(LINF)
+    distance = float(Exact(tolerance=1e-6)(model, x, y, threat).upper)
+    sample = Sample(model, graph, x, y, threat)
+    seen = []
+    for share in (0.999, 1.02):
+        with monkeypatch.context() as early:
+            early.setattr(at_radius, "PARTS", 1)
+            early.setattr(at_radius.Attack, "__call__", lambda *_: None)
+            left = decide(sample, share * distance, time.monotonic() + 60).left
+        for radius in (share * distance, 0.99 * distance):
+            found = decide(sample, radius, time.monotonic() + 60, left)
+            assert found.proved == (radius < distance)
+            assert found.proved != (found.witness is not None)
+            seen.append(found.left is None)
+    assert True in seen
 
 
 @torch.no_grad()

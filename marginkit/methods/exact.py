@@ -29,7 +29,7 @@ from marginkit.methods.certify.certificate import ROUNDING
 from marginkit.norms import L2, Vectors
 from marginkit.types import Bracket, Threat
 
-MATRICES = 0.25  # of the time
+MATRICES = 0.1  # of the time
 Narrow = Callable[[Tensor, tuple[float, float], float], tuple[float, Tensor]]
 
 

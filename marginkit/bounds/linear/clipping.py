@@ -91,10 +91,16 @@ def clipped(
 
 
 def narrowed(parts: Subdomains, low: Tensor, high: Tensor) -> Subdomains:
-    """The parts with these intervals; an empty one makes a part's bound inf."""
+    """The parts with these intervals of theirs that hold where adversarial inputs may be.
+
+    A unit that is decided there counts as split: elsewhere the network may be another one, and what is known
+    of the unit has to be a constraint. An empty interval makes a part's bound inf.
+    """
     empty = (low > high + EMPTY * (1 + low.abs())).any(1)
     low = torch.minimum(low, high)
-    return replace(parts, low=low, high=high, bound=torch.where(empty, torch.inf, parts.bound))
+    found = replace(parts, low=low, high=high, bound=torch.where(empty, torch.inf, parts.bound))
+    side = torch.where(low >= 0, 1, -1).to(parts.split)
+    return replace(found, split=torch.where(parts.undecided & ~found.undecided, side, parts.split))
 
 
 @dataclass(frozen=True, eq=False)

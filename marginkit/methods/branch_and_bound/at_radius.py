@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 
 from marginkit.activations import evaluating
 from marginkit.bounds.graph.graph import Graph, rounded
+from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
+from marginkit.bounds.linear.carrying import carried
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
@@ -48,11 +51,28 @@ class Decision:
         proved: whether it holds no adversarial input.
         witness: one that was found [1, *d], or None.
         parts: that were bounded.
+        left: what was neither proved nor looked through when the time was up.
     """
 
     proved: bool
     witness: Tensor | None = None
     parts: int = 0
+    left: Left | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """The open parts of a ball: in a smaller one nothing else has to be proved.
+
+    Attributes:
+        radius: of the ball.
+        relaxed: the network over it.
+        parts: of it.
+    """
+
+    radius: float
+    relaxed: Relaxed
+    parts: Subdomains
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +94,15 @@ class Sample:
     threat: Threat
 
 
-def decide(sample: Sample, radius: float, deadline: float) -> Decision:
-    """Whether the ball of that radius holds an adversarial input; the deadline is by `time.monotonic`."""
+def decide(sample: Sample, radius: float, deadline: float, left: Left | None = None) -> Decision:
+    """Whether the ball of that radius holds an adversarial input.
+
+    Args:
+        sample: at its centre.
+        radius: of the ball.
+        deadline: by `time.monotonic`.
+        left: of a ball around the same sample; it counts where that is no smaller.
+    """
     graph, x, y, threat = sample.graph, sample.x, sample.y, sample.threat
     scores = graph(x)
     rival = rivals(scores, y, None)
@@ -84,9 +111,21 @@ def decide(sample: Sample, radius: float, deadline: float) -> Decision:
     if threat.norm is L2:
         balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
+    left = left if left is not None and left.radius >= radius else None
+    if left is not None:
+        intervals = _met(intervals, left.relaxed.intervals)
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
     attack = Attack.of(sample, radius, rival[0])
-    return AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls).decide()
+    search = AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls, left)
+    return search.decide(radius)
+
+
+def _met(some: Sequence[Interval], others: Sequence[Interval]) -> list[Interval]:
+    """Both at once."""
+    return [
+        (torch.maximum(low, other[0]), torch.minimum(high, other[1]))
+        for (low, high), other in zip(some, others, strict=True)
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +175,7 @@ class AtRadius:
         attack: looks for adversarial inputs.
         deadline: by `time.monotonic`.
         balls: in L2, around every node's values.
+        left: the open parts of a larger ball.
     """
 
     relaxed: Relaxed
@@ -143,6 +183,7 @@ class AtRadius:
     attack: Attack
     deadline: float
     balls: Enclosure | None = None
+    left: Left | None = None
     witness: Tensor | None = None
     parts: int = 0
     turns: int = 0
@@ -154,11 +195,10 @@ class AtRadius:
         least, most = BATCHES
         return min(most, max(least, CACHED // numbers))
 
-    def decide(self) -> Decision:
+    def decide(self, radius: float) -> Decision:
         """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
-        open_ = network.single.root()
-        open_, batch = self._examined(network, open_, FIRST, open_[:0]), self.batch
+        open_, batch = self._begun(network), self.batch
         while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
             taken = split(network.single, open_[order[:batch]])
@@ -168,7 +208,22 @@ class AtRadius:
                 break  # a part in which the network is linear, and nothing left to split
             halves = network.single.halves(taken[~whole])
             open_ = Subdomains.join([others, self._examined(network, halves, STEPS, others)])
-        return Decision(self.witness is None and not len(open_), self.witness, self.parts)
+        left = Left(radius, network.relaxed, open_) if len(open_) else None
+        return Decision(self.witness is None and not len(open_), self.witness, self.parts, left)
+
+    def _begun(self, network: Tightened) -> Subdomains:
+        """The ball once for each rival, or what was left of a larger one; what is not proved."""
+        if self.left is None:
+            root = network.single.root()
+            return self._examined(network, root, FIRST, root[:0])
+        open_ = carried(self.left.parts, self.left.relaxed, network.relaxed)
+        done = list[Subdomains]()
+        for some in torch.split(torch.arange(len(open_)), 2 * self.batch):
+            if self.witness is not None or time.monotonic() >= self.deadline:
+                done.append(open_[some])
+            else:
+                done.append(self._examined(network, open_[some], STEPS, open_))
+        return Subdomains.join(done) if done else open_
 
     def _examined(self, network: Tightened, parts: Subdomains, steps: int, others: Subdomains) -> Subdomains:
         """Those that are not proved, in tighter intervals; adversarial inputs are looked for."""

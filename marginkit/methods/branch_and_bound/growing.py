@@ -6,11 +6,14 @@ import time
 
 from torch import Tensor
 
+from marginkit.activations import evaluating
 from marginkit.methods.branch_and_bound.at_radius import Sample, decide
+from marginkit.methods.search.polishing import UNITS, polish
 
-START, MOST = 0.1, 0.5  # shares of what is between both ends: the first ball, and the largest
+START, MOST = 0.25, 0.5  # shares of what is between both ends: the first ball, and the largest
 SLICE = 0.6  # of the time that is left, for one ball
 NEARLY = 0.95  # of the upper end: from there on all of it
+FASTER, FARTHEST = 4.0, 0.02  # how a ball of the upper end shrinks while such balls hold adversarial inputs
 ROUNDS = 200  # balls; the clock ends most searches before
 
 
@@ -19,6 +22,8 @@ def grown(
 ) -> tuple[float, Tensor]:
     """The lower end and the nearest adversarial input known when the time is up.
 
+    What is left of a ball when its time is up is all that is looked at in the smaller ones.
+
     Args:
         sample: whose distance is sought.
         tolerance: the lower end may be smaller by this share.
@@ -26,18 +31,31 @@ def grown(
         known: both ends.
         deadline: by `time.monotonic`.
     """
-    (lower, upper), share = known, START
+    (lower, upper), share, closer, left = known, START, tolerance / 2, None
     for _ in range(ROUNDS):
-        now, enough = time.monotonic(), upper * (1 - tolerance / 2)
-        if lower >= enough or now >= deadline:
+        now = time.monotonic()
+        if lower >= upper * (1 - tolerance / 2) or now >= deadline:
             break
         near = lower > NEARLY * upper
-        radius = enough if near else lower + share * (upper - lower)
-        found = decide(sample, radius, now + (1 if near else SLICE) * (deadline - now))
+        radius = max(lower, upper * (1 - closer)) if near else lower + share * (upper - lower)
+        radius = radius if left is None else min(radius, left.radius)
+        found = decide(sample, radius, now + (1 if near else SLICE) * (deadline - now), left)
         if found.proved:
-            lower = radius
+            lower, left = radius, None if left is not None and left.radius == radius else left
+        else:
+            left = found.left
         if found.witness is not None:
-            witness = found.witness
-            upper = min(upper, float(sample.threat.norm.length(witness - sample.x)))
+            witness, upper = _nearer(sample, found.witness, (witness, upper))
+        closer = min(FARTHEST, FASTER * closer) if found.witness is not None else tolerance / 2
         share = min(MOST, 2 * share) if found.proved else share / 2
     return lower, witness
+
+
+def _nearer(sample: Sample, found: Tensor, known: tuple[Tensor, float]) -> tuple[Tensor, float]:
+    """The nearest of what was found, its linear region's nearest, and what is known; and its distance."""
+    with evaluating(sample.model):
+        region = polish(sample.model, sample.x, sample.y, sample.threat, found, UNITS)
+    for point in (found, region):
+        length = float(sample.threat.norm.length(point - sample.x))
+        known = (point, length) if length < known[1] else known
+    return known

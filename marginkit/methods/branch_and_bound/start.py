@@ -13,12 +13,10 @@ from marginkit.kinds import Status
 from marginkit.logits import Labels
 from marginkit.methods.crown import Crown
 from marginkit.methods.nearest import Effort, Nearest
-from marginkit.methods.search.polishing import polish
+from marginkit.methods.search.polishing import UNITS, polish
 from marginkit.methods.search.verification import bracket, classify
 from marginkit.norms import Vectors, column
 from marginkit.types import Bracket, Threat
-
-UNITS = 2000  # ReLUs of networks in which a witness's linear region is solved
 
 
 def begin(model: nn.Module, x: Vectors, y: Labels, threat: Threat, known: Bracket | None) -> Bracket:

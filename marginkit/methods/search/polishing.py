@@ -17,6 +17,7 @@ from marginkit.methods.search.verification import is_adversarial
 from marginkit.norms import Vectors
 from marginkit.types import Threat
 
+UNITS = 2000  # ReLUs of networks in which that is tried, where nothing else is said
 CLOSER = (1.0, 0.999)  # where along the displacement the region is looked up, a round each
 
 
