@@ -31,13 +31,29 @@ SEARCHED = 40
 
 @pytest.fixture(scope="module")
 def make():
-    return runpy.run_path(str(ROOT / "artifacts/make.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "artifacts"))
+        return runpy.run_path(str(ROOT / "artifacts/make.py"))
 
 
 def test_every_model_has_its_table_and_the_other_way_round(make):
     assert available(".pt").keys() == available(".h5").keys()
-    digits = {name.removeprefix("digits/") for name in available() if name.startswith("digits/")}
-    assert digits == set(make["ways"](0.0))
+    assert set(available()) == {
+        f"{name}/{way}" for name, what in make["SETS"].items() for way in what.networks
+    }
+
+
+def test_every_model_was_trained_as_the_code_says(make):
+    for name, path in available(".pt").items():
+        of, way = name.split("/")
+        network, kept = make["SETS"][of].networks[way], load_checkpoint(path)[0]
+        assert (kept.architecture, kept.training["loss"]) == (network.architecture, network.loss), name
+        for said, is_ in (
+            (network.options, kept.options),
+            (network.loss_options, kept.training["loss_options"]),
+            (network.recipe, kept.training["recipe"]),
+        ):
+            assert said == {key: is_[key] for key in said}, name
 
 
 def test_checkpoints_are_small():
@@ -65,12 +81,21 @@ def test_certified_artifacts_are_proved_to_nearly_where_they_are_fooled():
         assert np.median(table["lipschitz.l2"].distance) >= 0.7 * np.median(table["nearest.l2"].distance)
 
 
+def test_on_cifar_the_large_margin_loss_moves_the_boundary_at_no_cost_in_accuracy():
+    before, after = (read(located(f"artifact:cifar10/{way}")) for way in ("cross-entropy", "large-margin"))
+    assert (after.index == before.index).all()
+    right = [(table.predicted == table.label).mean() for table in (before, after)]
+    assert right[1] >= right[0] - 0.005
+    for column in ("nearest.l2", "nearest.linf"):
+        assert np.median(after[column].distance) >= 1.25 * np.median(before[column].distance)
+
+
 def test_other_paths_are_themselves_and_unknown_names_list_what_there_is():
     assert located("some/mine.h5") == Path("some/mine.h5")
     assert located("artifact:digits/hinge").name == "hinge.h5"
     assert located("artifact:digits/hinge", ".pt").name == "hinge.pt"
     for name in ("digits/nothing", "../digits/hinge", "digits/hinge.h5"):
-        with pytest.raises(UsageError, match=f"no artifact '{name}'; there are cifar10/cert"):
+        with pytest.raises(UsageError, match=f"no artifact '{name}'; there are cifar10/"):
             located(f"artifact:{name}")
 
 

@@ -75,6 +75,18 @@ def test_convolutions_halve_images_of_any_size(halve, size):
     assert any(isinstance(m, torch.nn.MaxPool2d) for m in model.modules()) == (halve == "pool")
 
 
+@pytest.mark.parametrize(("stride", "sizes"), [(1, [16, 16, 8]), (2, [8, 8, 4])])
+def test_a_residual_networks_first_convolution_may_halve_the_image(stride, sizes):
+    model = ARCHITECTURES["resnet"](width=4, blocks=(1, 1), stride=stride)((3, 16, 16), 5)
+    found, x = [], torch.rand(2, 3, 16, 16)
+    for stage in model:
+        x = stage(x)
+        found.append(x.shape[-1])
+    assert found[1:4] == sizes
+    with pytest.raises(MarginkitError, match="resnet takes images"):
+        ARCHITECTURES["resnet"](blocks=(1, 1), stride=2)((3, 3, 3), 5)
+
+
 def test_weights_that_do_not_fit_are_named():
     good = checkpoint()
     state = {**good.state, "stray": torch.zeros(1), "scores.bias": torch.zeros(7)}

@@ -1,4 +1,4 @@
-"""What trains CIFAR-10's artifacts: its jobs can be built, and the small networks are what is written."""
+"""What makes CIFAR-10's figures: images in folders read once, a pool of networks, the regimes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from marginkit.losses import LOSSES
+from marginkit.comparison.prediction import predict
+from marginkit.data.in_memory import in_memory
 from marginkit.models import checkpoint as checkpoints
-from marginkit.models.architectures import ARCHITECTURES
-from marginkit.options import configure
-from marginkit.training.recipe import Recipe
+from marginkit.table.reading import read
+from marginkit.table.summary import accuracy
 
 FOLDER = Path(__file__).parent.parent / "artifacts/cifar"
+POOL = (0, 1, 12, 24, 25)
 
 
 @pytest.fixture
@@ -23,38 +26,69 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
 
     def run(name: str) -> dict:
-        monkeypatch.setitem(sys.modules, name, None)
-        del sys.modules[name]
+        monkeypatch.delitem(sys.modules, "images", raising=False)
         return runpy.run_path(str(FOLDER / f"{name}.py"))
 
     return run
 
 
-def test_every_job_can_be_built_and_main_networks_fit_a_megabyte(script):
-    jobs = script("jobs")
-    for job in jobs["jobs"]():
-        shape = (1, 28, 28) if job.dataset == "mnist" else (3, 32, 32)
-        with torch.device("meta"):
-            model = configure(ARCHITECTURES[job.architecture], "job", job.options)(shape, 10)
-        assert 4 * sum(value.numel() for value in model.state_dict().values()) < 995_000
-        configure(LOSSES[job.loss], "job", job.loss_options)
-        Recipe(epochs=1, **job.recipe)
-        assert job.stage in jobs["STAGES"]
-    names = [(job.dataset, job.name) for job in jobs["jobs"]()]
-    assert len(set(names)) == len(names)
+@pytest.fixture
+def coloured():
+    """Two splits of images whose brightness tells the class."""
+    random = np.random.default_rng(0)
+    y = np.arange(200) % 10
+    x = (random.random((200, 3, 8, 8)) * 60 + 19 * y.reshape(-1, 1, 1, 1)).astype(np.uint8)
+    return [
+        in_memory("tiny", split, x[rows], y[rows], 10)
+        for split, rows in (("train", slice(100)), ("test", slice(100, None)))
+    ]
 
 
-def test_many_networks_are_trained_each_with_its_own_settings(script, tmp_path):
-    many = script("many")
-    torch.manual_seed(0)
-    y = torch.randint(10, (200,))
-    x = (torch.rand(200, 3, 8, 8) * 60 + 19 * y.view(-1, 1, 1, 1)).byte()
-    data = many["Pixels"](x, y)
-    rows = many["train_many"](4, data, data, 6, tmp_path, {})
-    assert len(rows) == 12
-    first, last = (checkpoints.load(tmp_path / f"many-4-{i:02d}.pt")[0] for i in (0, 11))
-    assert not torch.equal(first.state["scores.weight"], last.state["scores.weight"])
-    for row in (rows[0], rows[-1]):
-        model = checkpoints.load(tmp_path / f"{row['name']}.pt")[0].model()
-        assert float((model(x.float() / 255).argmax(1) == y).double().mean()) == row["test"] == row["train"]
-    assert max(row["train"] for row in rows) > 0.2
+def test_images_in_folders_are_read_once_and_recorded_without_their_place(script, tmp_path):
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "cifar10/test" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    found = script("images")["cifar10"](tmp_path, "test")
+    for path in tmp_path.rglob("*.png"):
+        path.unlink()
+    assert found.name == "imagefolder:cifar10"
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    expected = torch.from_numpy(pixels[[0, 2, 1, 3]].transpose(0, 3, 1, 2).copy()).float() / 255
+    torch.testing.assert_close(found.inputs([0, 1, 2, 3]), expected)
+
+
+def test_the_pools_have_networks_of_every_setting_that_predict_ranks(script, coloured, tmp_path):
+    gap = script("gap")
+    assert [len(set(settings)) for settings in gap["POOLS"].values()] == [36, 36]
+    for number in POOL:
+        what = gap["POOLS"]["mixed"][number]
+        reached = gap["fit_and_measure"](what, tmp_path / f"{number}", number, *coloured, epochs=6)
+    assert reached == [accuracy(read(tmp_path / f"{number}-{split}.h5")) for split in ("train", "test")]
+    trained = checkpoints.load(tmp_path / f"{number}.pt")[0]
+    recipe = trained.training["recipe"]
+    assert trained.options["channels"] == (what.width, 2 * what.width)
+    assert (recipe["weight_decay"], recipe["learning_rate"]) == (what.decay, what.rate)
+    assert recipe["augment"] == what.moved == ("shift", "flip")
+    tables = {path.name: read(path) for path in tmp_path.glob("*.h5")}
+    assert len(predict(tables).gaps) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {*tables, *(f"{i}.pt" for i in POOL)}
+
+
+def test_the_regimes_train_each_way_and_their_table_has_paired_leads(script, coloured, tmp_path):
+    regimes = script("regimes")
+    for run in regimes["runs"]()[:4]:
+        regimes["fit"](run, coloured[0], tmp_path / "m.pt", epochs=1, fraction=1.0)
+        trained = checkpoints.load(tmp_path / "m.pt")[0].training
+        assert trained["loss"] == run.way.replace(" ", "-")
+        assert trained["recipe"]["label_noise"] == 0.4 * ("wrong" in run.regime)
+    lines = [
+        {"regime": "2,500 images", "way": way, "seed": seed, "accuracy": 0.5 + 0.01 * seed + lead}
+        for way, lead in (("cross-entropy", 0.0), ("large margin", 0.02))
+        for seed in range(3)
+    ]
+    rows = regimes["table"](lines)
+    # t of 2 degrees of freedom: 4.303 x 1 / sqrt 3
+    assert rows[2:] == ["| 2,500 images | 51.0 ± 2.5 | 53.0 ± 2.5 | 2.0 ± 0.0 | 3 |"]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from marginkit_cli.config import RECIPES
 from marginkit_cli.main import main
+from quickly import measure_file
 
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
@@ -33,6 +35,15 @@ def test_every_recipe_trains_and_is_documented(name):
     found.model()
     text = (Path(__file__).parent.parent / "docs/training.md").read_text()
     assert f"| `{name}` |" in text
+
+
+def test_what_the_tight_recipe_trains_is_proved_to_nearly_where_it_is_fooled():
+    arguments = ["train", "--recipe", "mnist-tight", "--dataset", "digits", "--epochs", "8", "-q"]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    table, _ = measure_file("model.pt", ["nearest", "crown"], ["l2"], first=10)
+    found, proved = (table[f"{name}.l2"].distance for name in ("nearest", "crown"))
+    assert (proved <= found).all()
+    assert np.median(proved) >= 0.8 * np.median(found) > 0.3
 
 
 def test_a_file_goes_before_the_recipe_and_the_command_line_before_both():

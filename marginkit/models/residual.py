@@ -37,19 +37,21 @@ class ResNet:
     Attributes:
         width: channels of the first stage; each later one has twice as many on images of half the size.
         blocks: of each stage; 2,2,2 are 14 layers, 3,3,3 are 20.
+        stride: of the first convolution; 2 takes a quarter of the time and of the activations to bound.
         norm: BatchNorm behind each convolution, or none.
     """
 
     width: int = 16
     blocks: tuple[int, ...] = (2, 2, 2)
+    stride: int = 1
     norm: Literal["batch", "none"] = "batch"
 
     def __call__(self, shape: Shape, classes: int) -> nn.Sequential:
         """normalize, stem, stage1, stage2, ..., pool, flatten, scores."""
-        image_size(shape, "resnet", 2 ** (len(self.blocks) - 1))
+        image_size(shape, "resnet", self.stride * 2 ** (len(self.blocks) - 1))
         batch = self.norm == "batch"
         stages: dict[str, nn.Module] = {
-            "stem": nn.Sequential(_conv(shape[0], self.width, 3, 1, batch), nn.ReLU())
+            "stem": nn.Sequential(_conv(shape[0], self.width, 3, self.stride, batch), nn.ReLU())
         }
         into = self.width
         for i, count in enumerate(self.blocks):
