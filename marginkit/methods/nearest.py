@@ -11,6 +11,7 @@ from torch import nn
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.logits import Labels
+from marginkit.methods.search.faster import through_folded
 from marginkit.methods.search.fewest import STEPS, fewest
 from marginkit.methods.search.linearisation import linearise
 from marginkit.methods.search.nearing import nearing
@@ -119,7 +120,7 @@ class Nearest(NearestOptions):
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
-        return bracket(model, x, y, threat, self._search, counting=True)
+        return bracket(model, x, y, threat, through_folded(self._search), counting=True)
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
         if not threat.norm.is_norm:

@@ -114,7 +114,7 @@ def _fab(norm: str) -> dict[str, Search]:
 
 def _adv_lib(norm: str, path: Path) -> dict[str, Search]:
     sys.path.insert(0, str(path))
-    if not find_spec("visdom"):  # it plots with it, and imports it always
+    if "visdom" not in sys.modules and not find_spec("visdom"):  # it plots with it, and imports it always
         sys.modules["visdom"] = types.ModuleType("visdom")
     from adv_lib import attacks
     from adv_lib.attacks.auto_pgd import minimal_apgd

@@ -95,21 +95,24 @@ def one_pass(model: nn.Module, x: Tensor, repeats: int = 7) -> float:
 
 
 class Counting(nn.Module):
-    """Counts samples that pass forward and backward."""
+    """Counts samples that pass forward and backward through it or its copies."""
 
     def __init__(self, model: nn.Module) -> None:
         """Around a model."""
         super().__init__()
         self.model, self.forwards, self.backwards = model, 0, 0
+        self.register_forward_pre_hook(lambda _, inputs: self._seen(inputs[0]))  # a copy keeps it
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """As the model."""
+        scores: Tensor = self.model(x)
+        return scores
+
+    def _seen(self, x: Tensor) -> None:
         self.forwards += len(x)
         if x.requires_grad:
             x.register_hook(self._back)
-        scores: Tensor = self.model(x)
-        return scores
 
     def _back(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
