@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from marginkit.guard.folding import folded
+from marginkit.guard.sharing import once
 from marginkit.logits import Labels
 from marginkit.methods.search.verification import FARTHER, WitnessSearch, is_adversarial
 from marginkit.norms import Vectors
@@ -19,7 +20,7 @@ def through_folded(search: WitnessSearch) -> WitnessSearch:
     """
 
     def found(model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Tensor:
-        copy = folded(model, x.shape[1:])
+        copy = once(("folded", x.shape[1:]), model, (), lambda: folded(model, x.shape[1:]))
         if copy is None:
             return search(model, x, y, threat)
         witness = search(copy, x, y, threat)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import capture
 from marginkit.errors import UsageError
+from marginkit.guard.sharing import once
 from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, differences, gap, linearised_distance
 from marginkit.methods.search.linearisation import linearise, nudge
@@ -67,12 +68,13 @@ class Linear:
     @staticmethod
     def at(model: nn.Module, x: Vectors, y: Labels, threat: Threat, rivals: int | None) -> Linear:
         """Towards the rivals of largest logit."""
-        rival, drop, gradient = linearise(model, x, y, rivals)
-        flat = gradient.flatten(1).abs().amax(1) == 0
-        point = torch.where(column(flat, x), threat.clip(x, x + nudge(x, threat)), x)
-        if flat.any():
-            rival[flat], drop[flat], gradient[flat] = linearise(model, point[flat], y[flat], rivals)
-        return Linear(point, rival, drop, gradient)
+        found = once(("linearised", rivals), model, (x, y), lambda: linearise(model, x, y, rivals))
+        flat = (found[2].flatten(1).abs().amax(1) == 0).nonzero().squeeze(1)
+        if not len(flat):
+            return Linear(x, *found)
+        point = x.index_copy(0, flat, threat.clip(x[flat], x[flat] + nudge(x, threat)[flat]))
+        anew = linearise(model, point[flat], y[flat], rivals)
+        return Linear(point, *(a.index_copy(0, flat, b) for a, b in zip(found, anew, strict=True)))
 
     def __getitem__(self, rows: Tensor) -> Linear:
         return Linear(self.point[rows], self.rival[rows], self.drop[rows], self.gradient[rows])
