@@ -89,7 +89,7 @@ def attempts(
     model: nn.Module, x: Vectors, y: Labels, threat: Threat, starts: Sequence[Start], rivals: int | None
 ) -> Attempts:
     """One attempt a start and sample; another where none of those has crossed."""
-    found = _attempts(model, x, y, threat, starts, Linear.at(model, x, y, threat, rivals))
+    found = each_start(model, x, y, threat, starts, Linear.at(model, x, y, threat, rivals))
     lost = torch.ones(len(x), dtype=torch.bool, device=x.device)
     lost[found.owner[found.best.isfinite()]] = False
     rows = lost.nonzero().squeeze(1)
@@ -99,9 +99,10 @@ def attempts(
     return Attempts.join([found, replace(more, owner=rows[more.owner])])
 
 
-def _attempts(
+def each_start(
     model: nn.Module, x: Vectors, y: Labels, threat: Threat, starts: Sequence[Start], linear: Linear
 ) -> Attempts:
+    """The starts' attempts alone, however few of them have crossed."""
     nearest = linear.distance(threat).amin(1)
     parts = []
     for start in starts:
