@@ -5,10 +5,10 @@
 Local optimality (AttackBench: Cinà et al., AAAI 2025, arXiv 2404.19460) of a search on a model: with d* the
 least distance that any search found for a sample, and M the largest d*, (M - mean min(d, M)) / (M - mean d*);
 1 where it is as near as any on every sample, 0 where it finds nothing. Global optimality: its mean over
-models. No search may spend more than 2,000 passes a sample, forward and backward counted by themselves; each
-has the steps that use them or that its authors recommend. Every adversarial input is judged alike:
-misclassified, inside the box, at its distance in float64; a failure is infinitely far. Samples that are
-misclassified are left out.
+models. No search may spend more than 2,000 passes a sample (or `--budget`), forward and backward counted by
+themselves; each has the steps that use them or that its authors recommend. Every adversarial input is judged
+alike: misclassified, inside the box, at its distance in float64; a failure is infinitely far. Samples that
+are misclassified are left out.
 
 Also: on how many samples another library's search is more than 1 % nearer, and by which factor at worst.
 adv-lib (BSD) is taken from `--adv-lib PATH`, a checkout; foolbox and torchattacks where they are installed.
