@@ -13,13 +13,16 @@ from unchanged import unchanged
 
 from marginkit.guard.folding import folded
 from marginkit.kinds import Status
+from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.nearest import Nearest
+from marginkit.methods.pgd import PGD
 from marginkit.methods.search import faster
 from marginkit.methods.search.verification import is_adversarial
 from marginkit.norms import L2, NORMS
 from marginkit.types import Threat
 
 SHAPE = torch.Size((2, 6, 6))
+NEAREST = Nearest("fast")
 
 
 class Net(nn.Module):
@@ -188,24 +191,26 @@ def test_code_that_wants_its_channels_first_gets_them():
     assert not found.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def measured(model, norm="l2", n=8, size=8, effort="fast"):
+def measured(model, norm="l2", n=8, size=8, search=NEAREST):
     x = torch.rand(n, *SHAPE, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         y = model(x).argmax(1)
     found = [
-        Nearest(effort)(model, a, b, Threat(NORMS[norm]))
-        for a, b in zip(x.split(size), y.split(size), strict=True)
+        search(model, a, b, Threat(NORMS[norm])) for a, b in zip(x.split(size), y.split(size), strict=True)
     ]
     return x, y, torch.cat([part.upper for part in found]), torch.cat([part.witness for part in found])
 
 
+@pytest.mark.parametrize("search", [NEAREST, DeepFool(), PGD(steps=20)], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("norm", NORMS)
-def test_searches_in_the_copy_find_what_is_found_without_and_in_any_batch(net, norm, monkeypatch):
-    _, y, upper, witness = measured(net, norm)
-    assert bool(is_adversarial(net, witness, y).all())
-    torch.testing.assert_close(measured(net, norm, size=3)[2], upper, rtol=1e-5, atol=0)
-    monkeypatch.setattr(faster, "folded", lambda *_: None)
-    torch.testing.assert_close(measured(net, norm)[2], upper, rtol=5e-3, atol=0)
+def test_searches_in_the_copy_find_what_is_found_without_and_in_any_batch(net, norm, search, monkeypatch):
+    _, y, upper, witness = measured(net, norm, search=search)
+    assert bool(is_adversarial(net, witness[upper.isfinite()], y[upper.isfinite()]).all())
+    torch.testing.assert_close(measured(net, norm, size=3, search=search)[2], upper, rtol=1e-5, atol=0)
+    asked = []
+    monkeypatch.setattr(faster, "folded", lambda model, _: asked.append(model))
+    torch.testing.assert_close(measured(net, norm, search=search)[2], upper, rtol=5e-3, atol=0)
+    assert asked == [net]
 
 
 @pytest.mark.quick
