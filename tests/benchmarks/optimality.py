@@ -137,7 +137,7 @@ def measured(
                 file=sys.stderr,
             )
             continue
-        spent = (counting.forwards + counting.backwards) / len(x)
+        spent = (counting.counts.forwards + counting.counts.backwards) / len(x)
         if spent > 1.15 * budget:
             print(f"{name} took {spent:.0f} passes, more than {budget}: left out", file=sys.stderr)
             continue
