@@ -138,9 +138,14 @@ with warnings.catch_warnings():
     scripted_half = torch.jit.script(half)
 
 
+def read_twice_where_differentiated(self, x):
+    hidden = self.conv(x)
+    return self.norm(hidden) + 0.1 * hidden if x.requires_grad else self.norm(hidden)
+
+
 DOUBTS = (
     read_twice, view_read, runs_twice, norm_runs_twice, weight_read, statistics_read, changed_between,
-    by_hand, scripted,
+    by_hand, scripted, read_twice_where_differentiated,
 )  # fmt: skip
 
 

@@ -45,6 +45,8 @@ def folded(model: nn.Module, shape: torch.Size) -> nn.Module | None:
     try:
         with torch.no_grad():
             pairs = _pairs(model, drawn)
+            with torch.enable_grad():  # some code asks whether it is to be differentiated
+                pairs = [pair for pair in _pairs(model, drawn.clone().requires_grad_()) if pair in pairs]
             scores = answer(model, drawn)
             for last in (True, False) if held.device.type == "cpu" else (False,):
                 found = _copy(model, pairs, last) if pairs else None
