@@ -51,7 +51,7 @@ EFFORTS: dict[str, NearestOptions] = {
         "tight",
         rivals=9,
         starts=NINE,
-        stages=((10, 5, 2.0), (20, 1, 1.0), (40, 1, 1.0)),
+        stages=((15, 4, 2.0), (20, 1, 1.0), (40, 1, 1.0)),
         units=512,
         precision=2**-14,
     ),
@@ -59,7 +59,7 @@ EFFORTS: dict[str, NearestOptions] = {
         "thorough",
         rivals=9,
         starts=(*NINE, "l1:0", "linf:2", "l2:0", "l1:2"),
-        stages=((10, 8, 2.0), (20, 3, 1.1), (40, 1, 1.0), (60, 1, 1.0)),
+        stages=((15, 6, 2.0), (20, 3, 1.1), (60, 1, 1.0)),
         units=2048,
         precision=2**-14,
     ),
@@ -80,7 +80,7 @@ class Nearest(NearestOptions):
 
     Attributes:
         effort: `fast`, `balanced`, `tight`, `thorough` or `exhaustive`; sets every other option that is not
-            given. A sample costs about 20, 45, 350 and 600 passes forward and back; `exhaustive` 25,000 and
+            given. A sample costs about 20, 45, 370 and 620 passes forward and back; `exhaustive` 25,000 and
             more on top.
         rivals: how many to linearise at the input, those of largest logit.
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),

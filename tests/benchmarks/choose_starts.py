@@ -1,7 +1,7 @@
 """Which starts `nearest` needs, and how many of its attempts are worth going on with.
 
     python tests/benchmarks/choose_starts.py [--loader CASES.py --case FILE.npz ...] [--artifact NAME ...]
-        [--stages 10,20,40 --keep 5,1 --within 2,1 --known noise:0 ...]
+        [--stages 15,20,40 --keep 4,1 --within 2,1 --known noise:0 ...]
 
 Every start is refined by itself through all stages, on every model and norm. As attempts do not know each
 other, that tells what a search with any of the starts finds, whatever it keeps after a stage, and what it
@@ -98,8 +98,8 @@ def alone(model: nn.Module, x: Tensor, y: Tensor, norm: str, steps: list[int]) -
 @click.option("--samples", default=24, show_default=True)
 @click.option("--skip", default=0, show_default=True, help="Samples left out at the front.")
 @click.option("--norms", default="l1,l2,linf", show_default=True)
-@click.option("--stages", default="10,20,40", show_default=True, help="Steps of each.")
-@click.option("--keep", default="5,1", show_default=True, help="Attempts that go on after each but the last.")
+@click.option("--stages", default="15,20,40", show_default=True, help="Steps of each.")
+@click.option("--keep", default="4,1", show_default=True, help="Attempts that go on after each but the last.")
 @click.option("--within", default="2,1", show_default=True, help="And within which factor of the best.")
 @click.option("--known", multiple=True, help="A start to begin with.")
 @click.option("--budget", default=600.0, show_default=True, help="Passes a sample.")
