@@ -15,6 +15,7 @@ from torch import nn
 from marginkit.data.dataset import batches
 from marginkit.data.sources import load
 from marginkit.errors import UsageError
+from marginkit.guard.passes import Meter
 from marginkit.kinds import Status
 from marginkit.methods.nearest import EFFORTS, Nearest
 from marginkit.methods.search.nearing import nearing
@@ -120,6 +121,18 @@ def test_more_effort_finds_nearer_inputs(network, norm):
     assert all(part.isfinite().all() for part in found)
     for less, more in itertools.pairwise(found):
         assert more.mean() <= less.mean() * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("effort", "passes"), {"fast": 20, "balanced": 45, "tight": 370, "thorough": 620}.items()
+)
+def test_an_effort_costs_the_passes_that_it_says(network, norm, effort, passes):
+    """A third more or less: without the polish, whose price are the ReLUs."""
+    _, x, y = next(batches(load("digits"), 20))
+    meter = Meter()
+    with meter.counting(network):
+        Nearest(effort, units=0)(network, x.double(), y, Threat(norm))
+    assert passes / 1.34 < meter.total / len(x) < passes * 1.34
 
 
 def test_hopping_brings_a_witness_nearer_that_lies_in_a_far_pocket(network, norm):

@@ -16,6 +16,7 @@ from marginkit.data.dataset import Batch
 from marginkit.errors import MarginkitError, MethodError
 from marginkit.events import BatchDone, Failed, OnEvent, unheard
 from marginkit.guard.passes import Meter
+from marginkit.guard.sharing import sharing
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels, Scores, answered, check_scores, logit_margin, refuse_probabilities
 from marginkit.measurement.contradictions import without_contradicted
@@ -92,6 +93,10 @@ class BatchRunner:
             wanted: the requests to answer; by default all.
             known: what a table says of these samples: where `exact` starts.
         """
+        with sharing():
+            return self._answered(batch, wanted, known)
+
+    def _answered(self, batch: Batch, wanted: Iterable[int] | None, known: MarginTable | None) -> MarginTable:
         index, x, y = batch
         scores = self._scores(x)
         check_scores(scores, y)

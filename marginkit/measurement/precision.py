@@ -17,7 +17,7 @@ from marginkit.guard.casts import mark
 from marginkit.guard.precision import copied, in_float64
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels, Scores, crossed, logit_margin, too_coarse
-from marginkit.methods.search.verification import LONGER, classify, is_adversarial, shorten
+from marginkit.methods.search.verification import LONGER, classify, clean_scores, is_adversarial, shorten
 from marginkit.methods.search.views import View
 from marginkit.norms import Vectors, column
 from marginkit.types import Bracket
@@ -47,7 +47,7 @@ class Models:
     def scores(self, x: Vectors) -> Scores:
         """The clean inputs' scores, as precisely as there are."""
         with measuring(self.judge or self.plain, x, torch.zeros(len(x))) as given, torch.no_grad():
-            scores: Scores = answer(given.model, given.x)
+            scores = clean_scores(given.model, given.x)
             double = in_float64(given.model, given.x, too_coarse(scores, scores.argmax(1)))
             rows = double.rows.nonzero().squeeze(1)
             return (

@@ -10,6 +10,7 @@ from torch import nn
 
 from marginkit.kinds import Kind
 from marginkit.logits import Labels
+from marginkit.methods.search.faster import through_folded
 from marginkit.methods.search.linearisation import linearise, nudge, steps_to_boundaries
 from marginkit.methods.search.verification import bracket, is_adversarial, shorten
 from marginkit.norms import Vectors, column
@@ -40,7 +41,7 @@ class DeepFool:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
-        return bracket(model, x, y, threat, self._search)
+        return bracket(model, x, y, threat, through_folded(self._search))
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
         point, witness = x.clone(), torch.full_like(x, torch.nan)

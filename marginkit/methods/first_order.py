@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from marginkit.activations import Guarded, capture, measuring
 from marginkit.guard.precision import in_float64
+from marginkit.guard.sharing import once
 from marginkit.kinds import INPUT, Kind, Status
 from marginkit.layers import resolve_layers
 from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals, too_coarse
 from marginkit.methods.search.verification import classify
-from marginkit.norms import COUNTS, Norm, Vectors
+from marginkit.norms import COUNTS, NORMS, Vectors
 from marginkit.types import Estimate, Threat
 
 
@@ -52,15 +53,15 @@ class FirstOrder:
         y = given.y
         if not threat.norm.is_norm:
             return _uncounted(given, layers)
-        scores, activations = capture(given.model, given.x, layers)
+        scores, rival, lengths = once(
+            ("first order", layers, self.top_k),
+            given.model,
+            (given.x, y, *(() if threat.mask is None else (threat.mask,))),
+            lambda: _linearised(given, threat.mask, layers, self.top_k),
+        )
         status = classify(scores, y)
-        rival = rivals(scores, y, self.top_k)
         difference = differences(scores, y, rival)
-        lengths = [
-            torch.stack([_dual_length(threat, *pair) for pair in zip(layers, grads, strict=True)], 1)
-            for grads in gradients(difference, activations)
-        ]
-        every = linearised_distance(difference.detach().unsqueeze(2), torch.stack(lengths, 1))
+        every = linearised_distance(difference.unsqueeze(2), lengths[threat.norm.dual.name])
         distance, which = every.double().min(1)
         learned = torch.where(distance.isinf(), int(Status.EXHAUSTED), int(Status.OK))
         found = Estimate(
@@ -70,9 +71,7 @@ class FirstOrder:
             status=torch.where((status == Status.OK).unsqueeze(1), learned, status.unsqueeze(1)),
             note=given.note,
         )
-        return self._finer(
-            given, threat, found, too_coarse(scores.detach(), y) & (status != Status.NONFINITE)
-        )
+        return self._finer(given, threat, found, too_coarse(scores, y) & (status != Status.NONFINITE))
 
     def _finer(self, given: Guarded, threat: Threat, found: Estimate, coarse: Bool[Tensor, "n"]) -> Estimate:
         """The same, with samples in float64 whose scores leave rounding too large a share of the margin."""
@@ -101,8 +100,19 @@ def _uncounted(given: Guarded, layers: tuple[str, ...]) -> Estimate:
     return Estimate(distance + every, layers, none, status.unsqueeze(1).expand_as(none).clone(), COUNTS)
 
 
-def _dual_length(threat: Threat, layer: str, gradient: Tensor) -> Tensor:
-    if layer == INPUT and threat.mask is not None:
-        gradient = gradient * threat.mask.to(gradient.device)
-    norm: Norm = threat.norm.dual
-    return norm.length(gradient)
+def _linearised(
+    given: Guarded, mask: Tensor | None, layers: tuple[str, ...], top_k: int | None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The scores, the rivals, and the gradients' lengths [n, rivals, layers] in every norm."""
+    scores, activations = capture(given.model, given.x, layers)
+    rival = rivals(scores, given.y, top_k)
+    lengths: dict[str, list[Tensor]] = {name: [] for name in NORMS}
+    for grads in gradients(differences(scores, given.y, rival), activations):
+        grads = tuple(_free(mask, layer, gradient) for layer, gradient in zip(layers, grads, strict=True))
+        for name, norm in NORMS.items():
+            lengths[name].append(torch.stack([norm.length(gradient) for gradient in grads], 1))
+    return scores.detach(), rival, {name: torch.stack(found, 1) for name, found in lengths.items()}
+
+
+def _free(mask: Tensor | None, layer: str, gradient: Tensor) -> Tensor:
+    return gradient if layer != INPUT or mask is None else gradient * mask.to(gradient.device)

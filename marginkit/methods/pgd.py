@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, differences
 from marginkit.methods.search.descent import Objective, dense, descend
+from marginkit.methods.search.faster import through_folded
 from marginkit.methods.search.linearisation import linearise, steps_to_boundaries
 from marginkit.methods.search.verification import bracket, shorten
 from marginkit.norms import Vectors, along, column
@@ -51,7 +52,7 @@ class PGD:
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
-        return bracket(model, x, y, threat, self._search)
+        return bracket(model, x, y, threat, through_folded(self._search))
 
     def _search(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Vectors:
         norm = threat.norm

@@ -5,10 +5,10 @@
 Local optimality (AttackBench: Cinà et al., AAAI 2025, arXiv 2404.19460) of a search on a model: with d* the
 least distance that any search found for a sample, and M the largest d*, (M - mean min(d, M)) / (M - mean d*);
 1 where it is as near as any on every sample, 0 where it finds nothing. Global optimality: its mean over
-models. No search may spend more than 2,000 passes a sample, forward and backward counted by themselves; each
-has the steps that use them or that its authors recommend. Every adversarial input is judged alike:
-misclassified, inside the box, at its distance in float64; a failure is infinitely far. Samples that are
-misclassified are left out.
+models. No search may spend more than 2,000 passes a sample (or `--budget`), forward and backward counted by
+themselves; each has the steps that use them or that its authors recommend. Every adversarial input is judged
+alike: misclassified, inside the box, at its distance in float64; a failure is infinitely far. Samples that
+are misclassified are left out.
 
 Also: on how many samples another library's search is more than 1 % nearer, and by which factor at worst.
 adv-lib (BSD) is taken from `--adv-lib PATH`, a checkout; foolbox and torchattacks where they are installed.
@@ -77,12 +77,12 @@ def _right(
     return model, x[right][skip : skip + samples], y[right][skip : skip + samples]
 
 
-def searches(norm: str, adv_lib: Path | None) -> dict[str, Search]:
+def searches(norm: str, adv_lib: Path | None, budget: int = BUDGET) -> dict[str, Search]:
     """Ours, then the others that are at hand."""
     found: dict[str, Search] = {
         f"nearest {effort}": partial(_nearest, effort, norm) for effort in EFFORTS if effort != "exhaustive"
     }
-    return found | within_budget(norm, adv_lib)
+    return found | within_budget(norm, adv_lib, budget)
 
 
 def _nearest(effort: Any, norm: str, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +110,13 @@ Row = dict[str, Any]  # distances, passes, CPU seconds a sample
 
 
 def measured(
-    model: nn.Module, x: Tensor, y: Tensor, norm: str, run: dict[str, Search], rows: dict[str, Row]
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    norm: str,
+    run: dict[str, Search],
+    rows: dict[str, Row],
+    budget: int = BUDGET,
 ) -> dict[str, Row]:
     """The searches to run on one model, beside the rows that are known already.
 
@@ -131,9 +137,9 @@ def measured(
                 file=sys.stderr,
             )
             continue
-        spent = (counting.forwards + counting.backwards) / len(x)
-        if spent > 1.15 * BUDGET:
-            print(f"{name} took {spent:.0f} passes, more than {BUDGET}: left out", file=sys.stderr)
+        spent = (counting.counts.forwards + counting.counts.backwards) / len(x)
+        if spent > 1.15 * budget:
+            print(f"{name} took {spent:.0f} passes, more than {budget}: left out", file=sys.stderr)
             continue
         rows[name] = {
             "distance": distances(model, x, y, found, norm).tolist(), "passes": spent,
@@ -182,13 +188,17 @@ def show(found: dict[str, dict[str, Row]], norm: str) -> None:
 @click.option("--skip", default=0, show_default=True, help="Samples left out at the front.")
 @click.option("--norms", default="l1,l2,linf", show_default=True)
 @click.option("--device", default="cpu", show_default=True)
+@click.option(
+    "--budget", default=BUDGET, show_default=True, help="Passes, forward and backward counted apart."
+)
 @click.option("--only", default="", help="Searches to run, a regular expression.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Distances, as JSON; what it has is not run again."
 )
 def main(
     loader: Path | None, cases: tuple[Path, ...], artifacts: tuple[str, ...], data_root: Path,
-    adv_lib: Path | None, samples: int, skip: int, norms: str, device: str, only: str, out: Path | None,
+    adv_lib: Path | None, samples: int, skip: int, norms: str, device: str, budget: int, only: str,
+    out: Path | None,
 ) -> None:  # fmt: skip
     """Prints a table a norm; without cases, on the digits."""
     warnings.simplefilter("ignore")
@@ -200,9 +210,10 @@ def main(
     for name, model, x, y in cases_of(load, cases, artifacts, data_root, skip, samples):
         for norm in norms.split(","):
             models = found[norm]
-            run = {key: search for key, search in searches(norm, adv_lib).items() if re.search(only, key)}
+            every = searches(norm, adv_lib, budget)
+            run = {key: search for key, search in every.items() if re.search(only, key)}
             models[name] = measured(
-                model.to(device), x.to(device), y.to(device), norm, run, models.get(name, {})
+                model.to(device), x.to(device), y.to(device), norm, run, models.get(name, {}), budget
             )
             print(f"{name} {norm} done", file=sys.stderr, flush=True)
             if out:

@@ -73,17 +73,17 @@ def _art(norm: Norm, classes: int) -> dict[str, Search]:
     return {"ART DeepFool": run} if norm.name == "l2" else {}
 
 
-def within_budget(norm: str, adv_lib: Path | None) -> dict[str, Search]:
+def within_budget(norm: str, adv_lib: Path | None, budget: int = BUDGET) -> dict[str, Search]:
     """By name, with about as many steps as the budget allows; adv-lib from a checkout."""
     found: dict[str, Search] = {}
     if find_spec("foolbox"):
-        found |= _foolbox_long(norm)
+        found |= _foolbox_long(norm, budget // 2)
     if find_spec("torchattacks") and norm != "l1":
-        found |= _fab(norm)
-    return found | _adv_lib(norm, adv_lib) if adv_lib else found
+        found |= _fab(norm, budget)
+    return found | _adv_lib(norm, adv_lib, budget // 2) if adv_lib else found
 
 
-def _foolbox_long(norm: str) -> dict[str, Search]:
+def _foolbox_long(norm: str, steps: int) -> dict[str, Search]:
     from foolbox import PyTorchModel, attacks
 
     def run(attack: Any, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -91,50 +91,55 @@ def _foolbox_long(norm: str) -> dict[str, Search]:
         return found
 
     fmn = {"l1": attacks.L1FMNAttack, "l2": attacks.L2FMNAttack, "linf": attacks.LInfFMNAttack}[norm]
-    found: dict[str, Any] = {"foolbox FMN(1000)": fmn(steps=1000)}
+    found: dict[str, Any] = {f"foolbox FMN({steps})": fmn(steps=steps)}
     if norm == "l1":
-        found["foolbox EAD(9 x 100)"] = attacks.EADAttack(9, steps=100, decision_rule="L1")
+        searches, each = (9, 100) if steps >= 900 else (1, steps)
+        found[f"foolbox EAD({searches} x {each})"] = attacks.EADAttack(
+            searches, steps=each, decision_rule="L1"
+        )
     if norm == "l2":
-        found["foolbox DDN(1000)"] = attacks.DDNAttack(steps=1000)
+        found[f"foolbox DDN({steps})"] = attacks.DDNAttack(steps=steps)
     return {name: partial(run, attack) for name, attack in found.items()}
 
 
-def _fab(norm: str) -> dict[str, Search]:
+def _fab(norm: str, budget: int) -> dict[str, Search]:
     import torchattacks
 
     name, eps = {"l2": ("L2", 30.0), "linf": ("Linf", 1.0)}[norm]
 
     def fab(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         classes = model(x[:1]).shape[1]
-        found: Tensor = torchattacks.FAB(model, name, eps, BUDGET // (classes + 1), n_classes=classes)(x, y)
+        steps = max(1, budget // (classes + 1))
+        found: Tensor = torchattacks.FAB(model, name, eps, steps, n_classes=classes)(x, y)
         return found
 
     return {"torchattacks FAB": fab}
 
 
-def _adv_lib(norm: str, path: Path) -> dict[str, Search]:
+def _adv_lib(norm: str, path: Path, steps: int) -> dict[str, Search]:
     sys.path.insert(0, str(path))
-    if not find_spec("visdom"):  # it plots with it, and imports it always
+    if "visdom" not in sys.modules and not find_spec("visdom"):  # it plots with it, and imports it always
         sys.modules["visdom"] = types.ModuleType("visdom")
     from adv_lib import attacks
     from adv_lib.attacks.auto_pgd import minimal_apgd
 
     p = {"l1": 1, "l2": 2, "linf": float("inf")}[norm]
     found: dict[str, Search] = {
-        "adv-lib FMN(1000)": partial(attacks.fmn, norm=p, steps=1000),
-        "adv-lib PDPGD(1000)": partial(attacks.pdpgd, norm=p, num_steps=1000),
+        f"adv-lib FMN({steps})": partial(attacks.fmn, norm=p, steps=steps),
+        f"adv-lib PDPGD({steps})": partial(attacks.pdpgd, norm=p, num_steps=steps),
     }
     if norm != "linf":
         first = {"l1": 0.5, "l2": 0.1}[norm]
-        found["adv-lib ALMA(1000)"] = partial(
-            attacks.alma, num_steps=1000, distance=norm, init_lr_distance=first
+        found[f"adv-lib ALMA({steps})"] = partial(
+            attacks.alma, num_steps=steps, distance=norm, init_lr_distance=first
         )
     if norm == "l2":
-        found["adv-lib DDN(1000)"] = partial(attacks.ddn, steps=1000, init_norm=0.3)
-        found["adv-lib PDGD(1000)"] = partial(attacks.pdgd, num_steps=1000)
+        found[f"adv-lib DDN({steps})"] = partial(attacks.ddn, steps=steps, init_norm=0.3)
+        found[f"adv-lib PDGD({steps})"] = partial(attacks.pdgd, num_steps=steps)
         found["adv-lib SDF"] = attacks.sdf
     if norm != "l1":
         most = {"l2": 5.0, "linf": 0.5}[norm]
+        radii, each = (10, 95) if steps >= 950 else (5, max(1, steps // 5))
         apgd = partial(minimal_apgd, norm=p, max_eps=most, targeted_version=False)
-        found["adv-lib APGD(10 x 95)"] = partial(apgd, binary_search_steps=10, n_iter=95)
+        found[f"adv-lib APGD({radii} x {each})"] = partial(apgd, binary_search_steps=radii, n_iter=each)
     return found

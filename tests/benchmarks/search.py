@@ -94,29 +94,39 @@ def one_pass(model: nn.Module, x: Tensor, repeats: int = 7) -> float:
     return median(seconds) / len(x)
 
 
+class Counts:
+    """Samples that passed forward and backward; a model's copies add to the same ones."""
+
+    forwards = backwards = 0
+
+    def __deepcopy__(self, memo: object) -> Counts:
+        """Itself."""
+        return self
+
+
 class Counting(nn.Module):
-    """Counts samples that pass forward and backward."""
+    """Counts samples that pass forward and backward through it or its copies."""
 
     def __init__(self, model: nn.Module) -> None:
         """Around a model."""
         super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
+        self.model, self.counts = model, Counts()
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         """As the model."""
-        self.forwards += len(x)
+        self.counts.forwards += len(x)
         if x.requires_grad:
             x.register_hook(self._back)
         scores: Tensor = self.model(x)
         return scores
 
     def _back(self, gradient: Tensor) -> None:
-        self.backwards += len(gradient)
+        self.counts.backwards += len(gradient)
 
     def passes(self, samples: int) -> float:
         """Those forward and back a sample."""
-        return (FORWARD * self.forwards + BACKWARD * self.backwards) / samples
+        return (FORWARD * self.counts.forwards + BACKWARD * self.counts.backwards) / samples
 
 
 def cell(model: nn.Module, x: Tensor, y: Tensor, norm: Norm, classes: int, repeats: int) -> dict[str, Found]:
@@ -157,7 +167,7 @@ def show(title: str, results: dict[str, Found], model: nn.Module, x: Tensor, y: 
     for effort in ("fast", "balanced"):
         counting = Counting(model)
         spent, _ = timed(lambda: Nearest(effort)(counting, x, y, Threat(norm)).witness)  # type: ignore[arg-type, return-value]  # noqa: B023
-        passes, back = counting.forwards / len(x), counting.backwards / len(x)
+        passes, back = counting.counts.forwards / len(x), counting.counts.backwards / len(x)
         console.print(
             f"nearest {effort}: {passes:.0f} forward, {back:.0f} backward passes a sample; time /"
             f" (forward passes x one forward and backward) = {spent / len(x) / passes / single:.2f}"

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, sparse
+from scipy import optimize
 
 from marginkit.norms import L1, L2, Norm
 
-CUTS, ROUNDS = 16, 50  # constraints that an L2 solve takes in at a time, and how often
+CUTS, SIDES, ROUNDS = 16, 64, 50  # rows, and sides of the box, taken in at a time, and how often
+TOLERANCE, ROUNDING = 1e-9, 1e-6  # of what is taken in, and of what a solver leaves
 # Of HiGHS, and at most so many iterations of each. Where many rows meet in one point its simplex method may
 # go round in circles: some regions of convolutional networks need 30 iterations, others never end.
 SOLVERS = (("highs-ds", 1000), ("highs-ipm", 500))
@@ -38,86 +39,95 @@ class Region:
 
         All points of the region satisfy (m normal) z >= m level for every m >= 0, so that half-space's
         distance is a bound, whatever the solver did; with these m it is the point's. A solver that has come
-        to its limit gives None and multipliers as far as it got.
+        to its limit gives None and multipliers as far as it got. Few rows bind at the shortest point, so
+        they are taken in as they are violated.
 
         Args:
             norm: of the point.
             seconds: at most, beside the limits of iterations.
         """
+        multiplier, taken = np.zeros(len(self.level)), np.array([0])
         if not all(np.isfinite(part).all() for part in (self.normal, self.level)):
-            return None, np.zeros(len(self.level))
-        seconds = min(seconds, SECONDS)
-        return self._solved_l2(seconds) if norm is L2 else self._solved_linearly(norm, seconds)
-
-    def _solved_linearly(self, norm: Norm, seconds: float) -> tuple[np.ndarray | None, np.ndarray]:
-        """L1 and Linf: the direction z / |z| of largest 1 / |z|, a linear programme."""
-        f = len(self.low)
-        unit: Any = sparse.eye_array(f)
-        total: Any = sparse.csr_array((0, f))
-        low = -np.ones(f)
-        if norm is L1:
-            unit, total = sparse.hstack([unit, -unit]), sparse.csr_array(np.ones((1, 2 * f)))
-            low = np.zeros(2 * f)
-        above, below = (np.flatnonzero(np.isfinite(end)) for end in (self.high, self.low))
-        rows: list[Any] = [
-            _beside(-sparse.csr_array(self.normal) @ unit, self.level),
-            _beside(unit.tocsr()[above], -self.high[above]),
-            _beside(-unit.tocsr()[below], self.low[below]),
-            _beside(total, np.zeros(total.shape[0])),
-        ]
-        limit = np.zeros(sum(part.shape[0] for part in rows))
-        if norm is L1:
-            limit[-1] = 1
-        cost = np.r_[np.zeros(len(low)), -1]
-        bounds = np.c_[np.r_[low, 0], np.r_[np.ones(len(low)), np.inf]]
-        found = _linear_programme(cost, sparse.vstack(rows).tocsr(), limit, bounds, seconds)
-        if found.x is None:
-            return (np.zeros(f) if found.status == UNBOUNDED else None), np.zeros(len(self.level))
-        multiplier = -found.ineqlin.marginals[: len(self.level)].clip(max=0)
-        moves, inverse = found.x[:-1], found.x[-1]
-        if inverse <= 1e-12:
             return None, multiplier
-        return (moves[:f] - moves[f:] if norm is L1 else moves) / inverse, multiplier
-
-    def _solved_l2(self, seconds: float) -> tuple[np.ndarray | None, np.ndarray]:
-        """Lawson and Hanson's least distance programming, with rows taken in as they are violated."""
-        end = time.monotonic() + seconds
-        count, taken = len(self.level), np.array([0])
-        normal, level = self.normal[:1], self.level[:1]
-        multiplier = np.zeros(count)
+        left = min(seconds, SECONDS)
+        end = time.monotonic() + left
         for _ in range(ROUNDS):
-            point, weights = _least_distance(normal, level)
-            mine = taken >= 0
+            normal, level = self._rows(taken)
+            if norm is L2:
+                point, weights = _least_distance(normal, level)
+            else:
+                point, weights = _least_linear(norm, normal, level, (self.low, self.high), left)
+            mine = taken < len(multiplier)
             multiplier[:] = 0
             np.add.at(multiplier, taken[mine], weights[mine])
             if point is None:
                 return None, multiplier
-            at, rows, values = self._violated(point)
-            if not len(values):
-                return point, multiplier
-            if time.monotonic() > end:
+            more, worst = self._violated(point, taken)
+            if not len(more):
+                return (point if worst <= ROUNDING * _size(point) else None), multiplier
+            left = end - time.monotonic()
+            if left < 0:
                 break
-            normal, level, taken = np.vstack([normal, rows]), np.r_[level, values], np.r_[taken, at]
+            taken = np.r_[taken, more]
         return None, multiplier
 
-    def _violated(self, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions (-1 for the box), rows and levels."""
-        tolerance = 1e-9 * (1 + np.abs(point).max())
-        short = self.level - self.normal @ point
-        worst = np.argsort(-short)[:CUTS]
-        worst = worst[short[worst] > tolerance]
-        outside = np.maximum(self.low - point, point - self.high)
-        far = np.argsort(-outside)[:CUTS]
-        far = far[outside[far] > tolerance]
-        under = point[far] < self.low[far]
-        sides = np.zeros((len(far), len(point)))
-        sides[np.arange(len(far)), far] = np.where(under, 1, -1)
-        levels = np.r_[self.level[worst], np.where(under, self.low[far], -self.high[far])]
-        return np.r_[worst, np.full(len(far), -1)], np.vstack([self.normal[worst], sides]), levels
+    def _rows(self, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Normals and levels at these positions: rows, then the box's low sides, then its high ones."""
+        count, f = self.normal.shape
+        side = np.maximum(taken - count, 0)
+        sides, level = np.eye(f)[side % f], np.r_[self.low, -self.high][side]
+        sides[side >= f] *= -1
+        mine = taken < count
+        row = np.where(mine, taken, 0)
+        return np.where(mine[:, None], self.normal[row], sides), np.where(mine, self.level[row], level)
+
+    def _violated(self, point: np.ndarray, taken: np.ndarray) -> tuple[np.ndarray, float]:
+        """Positions of the rows and sides that the point violates most and that are not taken yet.
+
+        Also by how much it violates any.
+        """
+        rows = self.level - self.normal @ point
+        short = np.r_[rows, self.low - point, point - self.high]
+        worst = float(short.max())
+        short[taken] = 0
+        found = []
+        for part, most in ((np.arange(len(rows)), CUTS), (np.arange(len(rows), len(short)), SIDES)):
+            first = part[np.argsort(-short[part])[:most]]
+            found.append(first[short[first] > TOLERANCE * _size(point)])
+        return np.concatenate(found), worst
+
+
+def _size(point: np.ndarray) -> float:
+    return 1 + float(np.abs(point).max())
+
+
+def _least_linear(
+    norm: Norm, normal: np.ndarray, level: np.ndarray, box: tuple[np.ndarray, np.ndarray], seconds: float
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """The z of least L1 or Linf length with normal z >= level, and multipliers of the rows.
+
+    The direction z / |z| of largest 1 / |z|, a linear programme. Of the box, only the sides at 0 count.
+    """
+    count, f = normal.shape
+    up, down = (box[1] > 0).astype(float), (box[0] < 0).astype(float)
+    rows, limit = np.c_[-normal, level], np.zeros(count)
+    low, high = -down, up
+    if norm is L1:
+        rows = np.vstack([np.c_[-normal, normal, level], np.r_[np.ones(2 * f), 0]])
+        limit, low, high = np.r_[limit, 1], np.zeros(2 * f), np.r_[up, down]
+    bounds = np.c_[np.r_[low, 0], np.r_[high, np.inf]]
+    found = _linear_programme(np.r_[np.zeros(len(low)), -1], rows, limit, bounds, seconds)
+    if found.x is None:
+        return (np.zeros(f) if found.status == UNBOUNDED else None), np.zeros(count)
+    multiplier = -found.ineqlin.marginals[:count].clip(max=0)
+    moves, inverse = found.x[:-1], found.x[-1]
+    if inverse <= 1e-12:
+        return None, multiplier
+    return (moves[:f] - moves[f:] if norm is L1 else moves) / inverse, multiplier
 
 
 def _linear_programme(
-    cost: np.ndarray, rows: Any, most: np.ndarray, bounds: np.ndarray, seconds: float
+    cost: np.ndarray, rows: np.ndarray, most: np.ndarray, bounds: np.ndarray, seconds: float
 ) -> Any:
     """The first solver's answer that is one: a solution, or that there is none; else the last one's."""
     for method, iterations in SOLVERS:
@@ -127,11 +137,6 @@ def _linear_programme(
         if found.status not in GIVEN_UP:
             break
     return found
-
-
-def _beside(left: Any, last: np.ndarray) -> Any:
-    """The sparse matrix and one more column."""
-    return sparse.hstack([left, sparse.csr_array(last[:, None])])
 
 
 def least_distance(normal: np.ndarray, level: np.ndarray) -> np.ndarray | None:
@@ -151,9 +156,10 @@ def _least_distance(normal: np.ndarray, level: np.ndarray) -> tuple[np.ndarray |
     system = np.vstack([(normal / scale[:, None]).T, level / scale / size])
     target = np.zeros(len(system))
     target[-1] = 1
-    try:
-        multiplier, residual = optimize.nnls(system, target)
+    try:  # of the triangle, the same multipliers: rows are few, and features many
+        triangle: Any = np.linalg.qr(np.c_[system, target], mode="r")
+        multiplier, _ = optimize.nnls(triangle[:, :-1], triangle[:, -1])
     except RuntimeError:
         return None, np.zeros(len(level))
     rest = system @ multiplier - target
-    return (None if residual < 1e-10 else -size * rest[:-1] / rest[-1]), multiplier / scale
+    return (None if np.linalg.norm(rest) < 1e-10 else -size * rest[:-1] / rest[-1]), multiplier / scale

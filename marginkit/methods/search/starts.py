@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from marginkit.activations import capture
 from marginkit.errors import UsageError
+from marginkit.guard.sharing import once
 from marginkit.kinds import INPUT
 from marginkit.logits import Labels, crossed, differences, gap, linearised_distance
 from marginkit.methods.search.linearisation import linearise, nudge
@@ -67,12 +68,13 @@ class Linear:
     @staticmethod
     def at(model: nn.Module, x: Vectors, y: Labels, threat: Threat, rivals: int | None) -> Linear:
         """Towards the rivals of largest logit."""
-        rival, drop, gradient = linearise(model, x, y, rivals)
-        flat = gradient.flatten(1).abs().amax(1) == 0
-        point = torch.where(column(flat, x), threat.clip(x, x + nudge(x, threat)), x)
-        if flat.any():
-            rival[flat], drop[flat], gradient[flat] = linearise(model, point[flat], y[flat], rivals)
-        return Linear(point, rival, drop, gradient)
+        found = once(("linearised", rivals), model, (x, y), lambda: linearise(model, x, y, rivals))
+        flat = (found[2].flatten(1).abs().amax(1) == 0).nonzero().squeeze(1)
+        if not len(flat):
+            return Linear(x, *found)
+        point = x.index_copy(0, flat, threat.clip(x[flat], x[flat] + nudge(x, threat)[flat]))
+        anew = linearise(model, point[flat], y[flat], rivals)
+        return Linear(point, *(a.index_copy(0, flat, b) for a, b in zip(found, anew, strict=True)))
 
     def __getitem__(self, rows: Tensor) -> Linear:
         return Linear(self.point[rows], self.rival[rows], self.drop[rows], self.gradient[rows])
@@ -87,7 +89,7 @@ def attempts(
     model: nn.Module, x: Vectors, y: Labels, threat: Threat, starts: Sequence[Start], rivals: int | None
 ) -> Attempts:
     """One attempt a start and sample; another where none of those has crossed."""
-    found = _attempts(model, x, y, threat, starts, Linear.at(model, x, y, threat, rivals))
+    found = each_start(model, x, y, threat, starts, Linear.at(model, x, y, threat, rivals))
     lost = torch.ones(len(x), dtype=torch.bool, device=x.device)
     lost[found.owner[found.best.isfinite()]] = False
     rows = lost.nonzero().squeeze(1)
@@ -97,9 +99,10 @@ def attempts(
     return Attempts.join([found, replace(more, owner=rows[more.owner])])
 
 
-def _attempts(
+def each_start(
     model: nn.Module, x: Vectors, y: Labels, threat: Threat, starts: Sequence[Start], linear: Linear
 ) -> Attempts:
+    """The starts' attempts alone, however few of them have crossed."""
     nearest = linear.distance(threat).amin(1)
     parts = []
     for start in starts:

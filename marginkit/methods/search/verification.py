@@ -13,6 +13,7 @@ from marginkit.activations import measuring
 from marginkit.errors import MarginkitError
 from marginkit.guard.answer import answer
 from marginkit.guard.precision import in_float64
+from marginkit.guard.sharing import once
 from marginkit.kinds import Status
 from marginkit.logits import Labels, Scores, answered, check_scores, crossed, logit_margin, too_coarse
 from marginkit.norms import COUNTS, L2, Vectors, along, column
@@ -29,6 +30,13 @@ def classify(scores: Tensor, y: Labels) -> Int[Tensor, "n"]:
     margin, _ = logit_margin(scores, y)
     status = torch.where(margin > 0, int(Status.OK), int(Status.MISCLASSIFIED))
     return torch.where(answered(scores), status, int(Status.NONFINITE))
+
+
+def clean_scores(model: nn.Module, x: Vectors) -> Scores:
+    """The model's scores of inputs as they came, without a graph."""
+    with torch.no_grad():
+        scores: Scores = once("scores", model, (x,), lambda: answer(model, x))
+    return scores
 
 
 def is_adversarial(model: nn.Module, x: Vectors, y: Labels) -> Bool[Tensor, "n"]:
@@ -92,9 +100,8 @@ def _uncounted(model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Brack
 
 def _searched(model: nn.Module, x: Vectors, y: Labels, threat: Threat, search: WitnessSearch) -> Bracket:
     """The bracket; samples whose scores leave too much of the margin to rounding are searched in float64."""
-    with torch.no_grad():
-        scores = answer(model, x)
-        status = classify(scores, y)
+    scores = clean_scores(model, x)
+    status = classify(scores, y)
     double = in_float64(model, x, (status != Status.NONFINITE) & too_coarse(scores, y))
     witness = torch.full_like(x, torch.nan)
     witness[status == Status.MISCLASSIFIED] = x[status == Status.MISCLASSIFIED]
