@@ -21,7 +21,9 @@ from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import tightened
 from marginkit.bounds.linear.passes import backward
+from marginkit.bounds.linear.refreshing import layers
 from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.comparison.compare import compare
@@ -249,7 +251,37 @@ def test_parts_carried_into_a_smaller_ball_hold_its_points(network):
         assert held[:, found.rival == rival].any(1).all()
 
 
-@pytest.mark.parametrize("network", ["dense", "leaky", "branches"])
+@pytest.mark.parametrize("network", ["dense", "leaky", "conv", "branches"])
+@torch.no_grad()
+def test_where_all_is_decided_a_part_is_empty_or_has_its_point(network):
+    """Linear regions around points of a large ball: an adversarial point is never denied, and is found."""
+    relaxed, x = around(network, LINF)
+    inside, margins = before(relaxed, x), relaxed.graph(x) @ relaxed.targets.T
+    margin, rival = margins.min(1)
+    some = margin.argsort()[:8]
+    side = torch.where(inside[some] >= 0, 1.0, -1.0).double()
+    root = relaxed.root()[rival[some]]
+    parts = replace(
+        root,
+        low=root.low.where(side < 0, 0),
+        high=root.high.where(side > 0, 0),
+        split=side,
+        rival=rival[some],
+    )
+    level = margin[some].median()  # so that some have such a point, and some may not
+    planes = proved(relaxed, parts)
+    planes = replace(planes, level=planes.level - level)
+    empty, points = separated(layers(relaxed), parts, planes)
+    assert not empty[margin[some] <= level].any()
+    met = before(relaxed, points[~empty])
+    assert (met * side[~empty] >= -1e-9).all()
+    values = (relaxed.graph(points[~empty]) @ relaxed.targets.T).gather(1, rival[some][~empty, None])
+    assert (values <= level + 1e-9).all()
+    planes = replace(planes, level=planes.level - planes.value + 1e-3)
+    assert separated(layers(relaxed), parts, planes)[0].all()
+
+
+@pytest.mark.parametrize("network", ["dense", "leaky", "conv", "branches"])
 @torch.no_grad()
 def test_a_search_that_goes_on_from_what_was_left_answers_as_a_new_one(network, monkeypatch):
     """At the same radius, below it, and where what is left is an adversarial input."""

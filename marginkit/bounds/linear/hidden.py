@@ -43,8 +43,13 @@ class Tightened:
 
     @cached_property
     def layers(self) -> list[Layer]:
-        """Whose intervals are found anew for each part; none where that takes long."""
-        found = layers(self.relaxed)
+        """All that have undecided units."""
+        return layers(self.relaxed)
+
+    @cached_property
+    def fresh(self) -> list[Layer]:
+        """Layers whose intervals are found anew for each part; none where that takes long."""
+        found = [layer for layer in self.layers if not layer.first]
         rows = 2 * sum(len(layer.units.index) for layer in found)
         return found if rows * self.relaxed.ball.x.numel() <= FEW else []
 
@@ -52,10 +57,10 @@ class Tightened:
         """The parts in narrower intervals, by what their planes leave of them; where there are functions."""
         if not self.functions or not len(parts):
             return parts
-        bent, later = self.relaxed.bent(parts), behind(self.layers, parts)
+        bent, later = self.relaxed.bent(parts), behind(self.fresh, parts)
         parts = clipped(self.functions, self.relaxed.ball, parts, planes, bent & ~later)
         left = parts.bound != torch.inf
-        return refreshed(self.layers, parts[left], planes[left], (bent & later)[left])
+        return refreshed(self.fresh, parts[left], planes[left], (bent & later)[left])
 
 
 def outwards(intervals: Sequence[Interval]) -> list[Interval]:

@@ -37,7 +37,7 @@ class Planes:
     normal: Tensor
     level: Tensor
 
-    def __getitem__(self, rows: Tensor) -> Planes:
+    def __getitem__(self, rows: Tensor | slice) -> Planes:
         return Planes(*(getattr(self, field.name)[rows] for field in fields(self)))
 
     @staticmethod

@@ -19,7 +19,7 @@ CHUNK = 2**17  # coefficients at a time
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The undecided units behind an earlier activation, whose intervals its lines bound.
+    """Units that are undecided, and what comes before them.
 
     Attributes:
         units: of one nonlinear node.
@@ -29,13 +29,18 @@ class Layer:
     units: Units
     before: Relaxed
 
+    @property
+    def first(self) -> bool:
+        """Whether no activation comes before, so that the ball's own intervals are the best."""
+        return self.before.graph.nodes[self.before.start].affine
+
 
 def layers(relaxed: Relaxed) -> list[Layer]:
     """Of a network, the first first."""
     found = []
     for j, units in relaxed.undecided.items():
         i = relaxed.graph.nodes[j].inputs[0]
-        if not relaxed.graph.nodes[i].affine and len(units.index):
+        if len(units.index):
             targets = one_hot(units.index, relaxed.graph.nodes[i].shape, relaxed.ball.x)
             found.append(Layer(units, replace(relaxed, start=i, targets=targets)))
     return found

@@ -22,6 +22,7 @@ from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.logits import crossed, rivals
@@ -29,7 +30,7 @@ from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
 from marginkit.methods.crown import ahead
 from marginkit.methods.search.hopping import Hopping
-from marginkit.norms import L2
+from marginkit.norms import L2, LINF
 from marginkit.types import Threat
 
 FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
@@ -204,7 +205,7 @@ class AtRadius:
             taken = split(network.single, open_[order[:batch]])
             whole = taken.pick < 0
             others = open_[order[batch:]]
-            if whole.any() and len(self._examined(network, taken[whole], LONG, others)):
+            if whole.any() and len(self._linear(network, taken[whole], others)):
                 break  # a part in which the network is linear, and nothing left to split
             halves = network.single.halves(taken[~whole])
             open_ = Subdomains.join([others, self._examined(network, halves, STEPS, others)])
@@ -224,6 +225,19 @@ class AtRadius:
             else:
                 done.append(self._examined(network, open_[some], STEPS, open_))
         return Subdomains.join(done) if done else open_
+
+    def _linear(self, network: Tightened, parts: Subdomains, others: Subdomains) -> Subdomains:
+        """Of parts in which the network is linear, those that may hold an adversarial input."""
+        parts = self._examined(network, parts, LONG, others)
+        if self.witness is not None or not len(parts) or network.relaxed.ball.norm is not LINF:
+            return parts
+        free = replace(parts, beta=torch.zeros_like(parts.beta))  # the splits are constraints of their own
+        planes, lost = proved(network.relaxed, free), self.lost[parts.rival]
+        empty, points = separated(network.layers, parts, replace(planes, level=planes.level - lost))
+        parts, points = parts[~empty], points[~empty]
+        if len(parts):
+            self.witness = self.attack(points, parts.rival, torch.unique(parts.rival))
+        return parts
 
     def _examined(self, network: Tightened, parts: Subdomains, steps: int, others: Subdomains) -> Subdomains:
         """Those that are not proved, in tighter intervals; adversarial inputs are looked for."""

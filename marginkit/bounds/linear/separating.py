@@ -1,0 +1,85 @@
+"""Parts in which nothing is left to split: whether their constraints leave room for an adversarial input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import optimize
+from torch import Tensor
+
+from marginkit.bounds.graph.relaxations import LinearRelaxation
+from marginkit.bounds.linear.clipping import on_cube
+from marginkit.bounds.linear.passes import Planes, through
+from marginkit.bounds.linear.refreshing import Layer
+from marginkit.bounds.linear.relaxed import LINES
+from marginkit.bounds.subdomains import Subdomains
+
+MARGIN = 1e-9  # of a bound's terms, by which it has to be above 0
+
+
+def separated(some: Sequence[Layer], parts: Subdomains, planes: Planes) -> tuple[Tensor, Tensor]:
+    """Which parts hold no point where their planes are at most 0 [m]; and each one's best point [m, *d].
+
+    Where every unit is decided, what is left of a part is a polytope: its splits are linear functions, and
+    ascent comes near their best multipliers without reaching them. A linear programme does. Its multipliers
+    are checked as those of any bound are: whatever they are, their combination of planes has a least value
+    over the ball, and where that is above 0 one of the planes is.
+
+    Args:
+        some: all of the network's layers, in float64, over a ball in Linf.
+        parts: of the ball.
+        planes: one a part.
+    """
+    empty, points = torch.zeros(len(parts), dtype=torch.bool), planes.point.clone()
+    ball = some[0].before.ball
+    low, high = ball.interval()
+    for i in range(len(parts)):
+        normal, level = on_cube(ball, Planes.join([planes[i : i + 1], *_constraints(some, parts[i : i + 1])]))
+        where, bound = _apart(normal.cpu().numpy(), level.cpu().numpy())
+        empty[i] = bound > 0
+        if where is not None:
+            points[i] = (low + high)[0] / 2 + (high - low)[0] / 2 * torch.from_numpy(where).view_as(points[i])
+    return empty.to(parts.bound.device), points
+
+
+def _constraints(some: Sequence[Layer], part: Subdomains) -> list[Planes]:
+    """Planes that are at most 0 where the part's split units are on their sides."""
+    wide = replace(part, low=part.low.double(), high=part.high.double())
+    found = []
+    for layer in some:
+        unit = part.split[0, layer.units.place].nonzero().squeeze(1)
+        off = part.split[0, layer.units.place][unit] < 0
+        rows = torch.where(off, unit, unit + len(layer.units.index))
+        passage = through(layer.before, layer.before.targets[rows], _repeated(layer, wide, len(rows)))
+        found += [passage.planes] if len(rows) else []
+    return found
+
+
+def _repeated(layer: Layer, part: Subdomains, rows: int) -> LinearRelaxation:
+    lines = layer.before.lines(part)
+    return LinearRelaxation(*(getattr(lines, name).expand(rows, -1) for name in LINES))
+
+
+def _apart(normal: np.ndarray, level: np.ndarray) -> tuple[np.ndarray | None, float]:
+    """The point of the cube [-1, 1]^f where the largest of the planes is least, and a bound of that.
+
+    The planes are in units of their normals. Each mixture's least value over the cube is a bound.
+    """
+    size = np.abs(normal).sum(1).clip(min=1e-30)
+    normal, level = normal / size[:, None], level / size
+    count, f = normal.shape
+    solve: Any = optimize.linprog
+    found = solve(
+        np.r_[np.zeros(f), 1], np.c_[normal, -np.ones(count)], -level,
+        bounds=np.c_[np.r_[-np.ones(f), -np.inf], np.r_[np.ones(f), np.inf]], method="highs",
+    )  # fmt: skip
+    if found.x is None:
+        return None, -np.inf
+    share = (-found.ineqlin.marginals).clip(min=0)
+    reach = np.abs(share @ normal).sum()
+    terms = share @ np.abs(level) + share.sum()
+    return found.x[:-1], float(share @ level - reach - MARGIN * terms)
