@@ -20,10 +20,14 @@ from marginkit.bounds.graph.recorder import record
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.errors import MarginkitError, UsageError
 from marginkit.layers import find_stages
+from marginkit.methods.nearest import Nearest
+from marginkit.methods.search.polytope import Region
 from marginkit.models.loading import Loading, load_subject
 from marginkit.models.onnx.elementwise import together
 from marginkit.models.onnx.network import OPERATIONS, Network
 from marginkit.models.onnx.reading import read_file
+from marginkit.norms import LINF
+from marginkit.types import Threat
 
 
 @pytest.fixture
@@ -55,6 +59,18 @@ def test_a_file_has_the_distances_of_the_network_that_it_was_written_from(networ
             near = 1e-8 if "exact" in column.name else 1e-9  # it stops at a gap of a millionth
             np.testing.assert_allclose(ours[column.name].distance, column.distance, rtol=0, atol=near)
     assert (ours["exact.linf.lower"].distance > 0).all()
+
+
+def test_linear_regions_are_solved_in_a_file_as_in_its_network(network, tmp_path, monkeypatch):
+    found = loaded(write(tmp_path / "net.onnx", *mlp(network)))
+    solved = []
+    shortest = Region.shortest
+    monkeypatch.setattr(Region, "shortest", lambda self, norm: solved.append(1) or shortest(self, norm))
+    x = found.data.inputs([0, 1, 2])
+    y = network(x).argmax(1)
+    ours = Nearest("tight")(found.model, x, y, Threat(LINF))
+    assert solved
+    torch.testing.assert_close(ours.upper, Nearest("tight")(network, x, y, Threat(LINF)).upper)
 
 
 def test_the_command_measures_a_file(network, tmp_path):
@@ -428,7 +444,8 @@ def test_what_is_not_read_is_one_sentence(network, tmp_path, make, sentence):
 
 def test_an_operation_read_wrongly_is_noticed(network, tmp_path, monkeypatch):
     path = write(tmp_path / "net.onnx", *mlp(network))
-    monkeypatch.setitem(OPERATIONS, "Relu", lambda node, x: x.relu() * 1.01)
+    gemm = OPERATIONS["Gemm"]
+    monkeypatch.setitem(OPERATIONS, "Gemm", lambda node, *given: gemm(node, *given) * 1.01)
     with pytest.raises(MarginkitError, match=r"answers otherwise than ONNX's own evaluator"):
         loaded(path)
 

@@ -14,7 +14,15 @@ from marginkit.guard.precision import in_float64
 from marginkit.guard.sharing import once
 from marginkit.kinds import INPUT, Kind, Status
 from marginkit.layers import resolve_layers
-from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals, too_coarse
+from marginkit.logits import (
+    Labels,
+    check_scores,
+    differences,
+    gradients,
+    linearised_distance,
+    rivals,
+    too_coarse,
+)
 from marginkit.methods.search.verification import classify
 from marginkit.norms import COUNTS, NORMS, Vectors
 from marginkit.types import Estimate, Threat
@@ -105,6 +113,7 @@ def _linearised(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The scores, the rivals, and the gradients' lengths [n, rivals, layers] in every norm."""
     scores, activations = capture(given.model, given.x, layers)
+    check_scores(scores, given.y)
     rival = rivals(scores, given.y, top_k)
     lengths: dict[str, list[Tensor]] = {name: [] for name in NORMS}
     for grads in gradients(differences(scores, given.y, rival), activations):

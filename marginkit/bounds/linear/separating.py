@@ -12,6 +12,7 @@ from scipy import optimize
 from torch import Tensor
 
 from marginkit.bounds.graph.relaxations import LinearRelaxation
+from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.clipping import on_cube
 from marginkit.bounds.linear.passes import Planes, through
 from marginkit.bounds.linear.refreshing import Layer
@@ -21,7 +22,7 @@ from marginkit.bounds.subdomains import Subdomains
 MARGIN = 1e-9  # of a bound's terms, by which it has to be above 0
 
 
-def separated(some: Sequence[Layer], parts: Subdomains, planes: Planes) -> tuple[Tensor, Tensor]:
+def separated(some: Sequence[Layer], ball: Ball, parts: Subdomains, planes: Planes) -> tuple[Tensor, Tensor]:
     """Which parts hold no point where their planes are at most 0 [m]; and each one's best point [m, *d].
 
     Where every unit is decided, what is left of a part is a polytope: its splits are linear functions, and
@@ -30,12 +31,12 @@ def separated(some: Sequence[Layer], parts: Subdomains, planes: Planes) -> tuple
     over the ball, and where that is above 0 one of the planes is.
 
     Args:
-        some: all of the network's layers, in float64, over a ball in Linf.
+        some: all of the network's layers with undecided units, in float64.
+        ball: in Linf.
         parts: of the ball.
         planes: one a part.
     """
     empty, points = torch.zeros(len(parts), dtype=torch.bool), planes.point.clone()
-    ball = some[0].before.ball
     low, high = ball.interval()
     for i in range(len(parts)):
         normal, level = on_cube(ball, Planes.join([planes[i : i + 1], *_constraints(some, parts[i : i + 1])]))

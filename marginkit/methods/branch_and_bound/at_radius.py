@@ -233,7 +233,8 @@ class AtRadius:
             return parts
         free = replace(parts, beta=torch.zeros_like(parts.beta))  # the splits are constraints of their own
         planes, lost = proved(network.relaxed, free), self.lost[parts.rival]
-        empty, points = separated(network.layers, parts, replace(planes, level=planes.level - lost))
+        planes = replace(planes, level=planes.level - lost)
+        empty, points = separated(network.layers, network.relaxed.ball, parts, planes)
         parts, points = parts[~empty], points[~empty]
         if len(parts):
             self.witness = self.attack(points, parts.rival, torch.unique(parts.rival))

@@ -100,7 +100,9 @@ class Network(nn.Module):
             own = {place: constants[name] for place, name in enumerate(node.inputs) if name in constants}
             name = f"{node.op}_{counted[node.op]}"
             counted[node.op] += 1
-            self.add_module(name, Operation(replace(node, batch=batch), own))
+            # a ReLU is one that others look for: linear regions are read off it
+            relu = nn.ReLU() if node.op == "Relu" and not own else None
+            self.add_module(name, relu or Operation(replace(node, batch=batch), own))
             given = tuple(name for name in node.inputs if name not in constants)
             over = tuple({name for name in given if name and last[name] == i})
             steps.append(Step(name, given, node.outputs, over))
