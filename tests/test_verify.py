@@ -270,15 +270,20 @@ def test_where_all_is_decided_a_part_is_empty_or_has_its_point(network):
     )
     level = margin[some].median()  # so that some have such a point, and some may not
     planes = proved(relaxed, parts)
-    planes = replace(planes, level=planes.level - level)
-    empty, points = separated(layers(relaxed), relaxed.ball, parts, planes)
+
+    def asked(parts, level):
+        return separated(layers(relaxed), relaxed.ball, parts, replace(planes, level=planes.level - level))
+
+    empty, points = asked(parts, level)
     assert not empty[margin[some] <= level].any()
     met = before(relaxed, points[~empty])
     assert (met * side[~empty] >= -1e-9).all()
     values = (relaxed.graph(points[~empty]) @ relaxed.targets.T).gather(1, rival[some][~empty, None])
     assert (values <= level + 1e-9).all()
-    planes = replace(planes, level=planes.level - planes.value + 1e-3)
-    assert separated(layers(relaxed), relaxed.ball, parts, planes)[0].all()
+    assert asked(parts, planes.value - 1e-3)[0].all()
+    whole = replace(parts, split=torch.zeros_like(side))  # without constraints the plane's own bound is all
+    assert asked(whole, planes.value - 1e-3)[0].all()
+    assert not asked(whole, planes.value + 1e-3)[0].any()
 
 
 @pytest.mark.parametrize("network", ["dense", "leaky", "conv", "branches"])

@@ -55,8 +55,9 @@ def _constraints(some: Sequence[Layer], part: Subdomains) -> list[Planes]:
         unit = part.split[0, layer.units.place].nonzero().squeeze(1)
         off = part.split[0, layer.units.place][unit] < 0
         rows = torch.where(off, unit, unit + len(layer.units.index))
-        passage = through(layer.before, layer.before.targets[rows], _repeated(layer, wide, len(rows)))
-        found += [passage.planes] if len(rows) else []
+        if len(rows):
+            lines = _repeated(layer, wide, len(rows))
+            found.append(through(layer.before, layer.before.targets[rows], lines).planes)
     return found
 
 
