@@ -22,7 +22,7 @@ from marginkit.files.hdf5_sink import unfailing
 from marginkit.kinds import Status
 from marginkit.measurement import tighten as tightening
 from marginkit.measurement.measure import measure
-from marginkit.methods.branch_and_bound import anytime, at_radius, best_first, growing, milp
+from marginkit.methods.branch_and_bound import anytime, at_radius, attack, best_first, growing, milp
 from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
 from marginkit.methods.nearest import Nearest
@@ -209,10 +209,10 @@ def test_a_ball_whose_parts_are_never_proved_ends_after_so_many(small, monkeypat
     monkeypatch.setattr(
         at_radius, "proved", lambda *given: replace(found := asked(*given), value=0 * found.value - 1)
     )
-    monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
+    monkeypatch.setattr(attack.Attack, "__call__", lambda *_: None)
     with torch.no_grad():
         graph = trace(model, x)
-        found = at_radius.decide(at_radius.Sample(model, graph, x[:1], y[:1], Threat(LINF)), 0.3, math.inf)
+        found = at_radius.decide(attack.Sample(model, graph, x[:1], y[:1], Threat(LINF)), 0.3, math.inf)
     assert not found.proved
     assert found.parts <= 50 + 2 * at_radius.BATCHES[1]
 

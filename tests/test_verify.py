@@ -31,7 +31,8 @@ from marginkit.comparison.standing import of_table
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.methods.branch_and_bound import at_radius
-from marginkit.methods.branch_and_bound.at_radius import Sample, decide
+from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.attack import Attack, Sample
 from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.crown import Crown
@@ -298,7 +299,7 @@ def test_a_search_that_goes_on_from_what_was_left_answers_as_a_new_one(network, 
     for share in (0.999, 1.02):
         with monkeypatch.context() as early:
             early.setattr(at_radius, "PARTS", 1)
-            early.setattr(at_radius.Attack, "__call__", lambda *_: None)
+            early.setattr(Attack, "__call__", lambda *_: None)
             left = decide(sample, share * distance, time.monotonic() + 60).left
         for radius in (share * distance, 0.99 * distance):
             found = decide(sample, radius, time.monotonic() + 60, left)
@@ -389,7 +390,7 @@ def test_a_part_without_undecided_units_is_no_proof_by_itself(monkeypatch):
     """Nothing left to split and a bound that fails: open, not proved."""
     model, x, y = made("dense", seed=1)
     radius = 1.05 * float(Exact()(model, x, y, Threat(LINF)).upper)
-    monkeypatch.setattr(at_radius.Attack, "__call__", lambda *_: None)
+    monkeypatch.setattr(Attack, "__call__", lambda *_: None)
     found = decide(Sample(model, trace(model, x), x, y, Threat(LINF)), radius, time.monotonic() + 5)
     assert not found.proved
     assert found.witness is None

@@ -20,7 +20,7 @@ from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
 from marginkit.methods.branch_and_bound.anytime import search
-from marginkit.methods.branch_and_bound.at_radius import Sample
+from marginkit.methods.branch_and_bound.attack import Sample
 from marginkit.methods.branch_and_bound.closing import closed, require_consistent, require_limits
 from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.milp import solve

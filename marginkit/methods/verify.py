@@ -13,7 +13,8 @@ from marginkit.bounds.graph.graph import Graph
 from marginkit.errors import UsageError
 from marginkit.kinds import Kind, Status
 from marginkit.logits import Labels
-from marginkit.methods.branch_and_bound.at_radius import Sample, decide
+from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.attack import Sample
 from marginkit.methods.branch_and_bound.closing import closed, require_consistent, require_limits
 from marginkit.methods.branch_and_bound.start import nearer, searched, verified
 from marginkit.methods.certify.certificate import ROUNDING

@@ -23,7 +23,7 @@ class Layer:
 
     Attributes:
         units: of one nonlinear node.
-        before: the network up to what goes into them; its targets are these units, then their negatives.
+        before: the network up to what goes into them.
     """
 
     units: Units
@@ -34,16 +34,20 @@ class Layer:
         """Whether no activation comes before, so that the ball's own intervals are the best."""
         return self.before.graph.nodes[self.before.start].affine
 
+    def targets(self, unit: Tensor) -> Tensor:
+        """What goes into these of the units, and then the negatives, as functions of the last node."""
+        node = self.before.graph.nodes[self.before.start]
+        return one_hot(self.units.index[unit], node.shape, self.before.ball.x)
+
 
 def layers(relaxed: Relaxed) -> list[Layer]:
     """Of a network, the first first."""
-    found = []
-    for j, units in relaxed.undecided.items():
-        i = relaxed.graph.nodes[j].inputs[0]
-        if len(units.index):
-            targets = one_hot(units.index, relaxed.graph.nodes[i].shape, relaxed.ball.x)
-            found.append(Layer(units, replace(relaxed, start=i, targets=targets)))
-    return found
+    sources = {j: relaxed.graph.nodes[j].inputs[0] for j in relaxed.undecided}
+    return [
+        Layer(units, replace(relaxed, start=sources[j], targets=relaxed.targets[:0]))
+        for j, units in relaxed.undecided.items()
+        if len(units.index)
+    ]
 
 
 def behind(some: Sequence[Layer], parts: Subdomains) -> Tensor:
@@ -91,7 +95,7 @@ def _least(
     layer: Layer, lines: LinearRelaxation, of: Tensor, unit: Tensor, half_spaces: HalfSpaces
 ) -> Tensor:
     """Lower bounds of units, and then of their negatives, in parts."""
-    of, rival = of.repeat(2), torch.cat([unit, unit + len(layer.units.index)])
+    of = of.repeat(2)
     mine = LinearRelaxation(*(getattr(lines, name)[of] for name in LINES))
-    found = through(layer.before, layer.before.targets[rival], mine)
+    found = through(layer.before, layer.targets(unit), mine)
     return downwards(half_spaces.least_of(*on_cube(layer.before.ball, found), of))

@@ -52,12 +52,12 @@ def _constraints(some: Sequence[Layer], part: Subdomains) -> list[Planes]:
     wide = replace(part, low=part.low.double(), high=part.high.double())
     found = []
     for layer in some:
-        unit = part.split[0, layer.units.place].nonzero().squeeze(1)
-        off = part.split[0, layer.units.place][unit] < 0
-        rows = torch.where(off, unit, unit + len(layer.units.index))
+        side = part.split[0, layer.units.place]
+        on, off = (side > 0).nonzero().squeeze(1), (side < 0).nonzero().squeeze(1)
+        rows = torch.cat([layer.targets(on)[len(on) :], layer.targets(off)[: len(off)]])
         if len(rows):
             lines = _repeated(layer, wide, len(rows))
-            found.append(through(layer.before, layer.before.targets[rows], lines).planes)
+            found.append(through(layer.before, rows, lines).planes)
     return found
 
 

@@ -9,10 +9,8 @@ from math import prod
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from marginkit.activations import evaluating
-from marginkit.bounds.graph.graph import Graph, rounded
 from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
@@ -25,13 +23,12 @@ from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
-from marginkit.logits import crossed, rivals
+from marginkit.logits import rivals
+from marginkit.methods.branch_and_bound.attack import Attack, Sample
 from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
 from marginkit.methods.crown import ahead
-from marginkit.methods.search.hopping import Hopping
 from marginkit.norms import L2, LINF
-from marginkit.types import Threat
 
 FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
 HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
@@ -41,7 +38,6 @@ PARTS = 1_000_000  # that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
 EAGER, EVERY = 24, 4  # first turns on which adversarial inputs are looked for, and then each so many
-EDGE = 1e-6  # of the radius, that searches in float32 keep off its sphere
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,25 +72,6 @@ class Left:
     parts: Subdomains
 
 
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One sample of a model, and what may be done to it.
-
-    Attributes:
-        model: in float64.
-        graph: the model as operations.
-        x: the sample [1, *d].
-        y: its label [1].
-        threat: norm, box and mask.
-    """
-
-    model: nn.Module
-    graph: Graph
-    x: Tensor
-    y: Tensor
-    threat: Threat
-
-
 def decide(sample: Sample, radius: float, deadline: float, left: Left | None = None) -> Decision:
     """Whether the ball of that radius holds an adversarial input.
 
@@ -127,43 +104,6 @@ def _met(some: Sequence[Interval], others: Sequence[Interval]) -> list[Interval]
         (torch.maximum(low, other[0]), torch.minimum(high, other[1]))
         for (low, high), other in zip(some, others, strict=True)
     ]
-
-
-@dataclass(frozen=True, eq=False)
-class Attack:
-    """Looks for an adversarial input of one sample, from points where its bounds are worst as well.
-
-    (Bounds lead where gradients at the input do not: Zhang et al., arXiv 2206.03727, ICML 2022.)
-    """
-
-    sample: Sample
-    rival: Tensor
-    hopping: Hopping
-
-    @staticmethod
-    def of(sample: Sample, radius: float, rival: Tensor) -> Attack:
-        """With a search in float32."""
-        graph, inside = rounded(sample.graph, torch.float32), radius * (1 - EDGE)
-        return Attack(sample, rival, Hopping(graph, sample.x.float(), sample.y, sample.threat, inside))
-
-    def __call__(self, points: Tensor, rival: Tensor, open_: Tensor) -> Tensor | None:
-        """An adversarial input [1, *d] within the radius, or None.
-
-        Args:
-            points: of parts, the worst first.
-            rival: of these parts, by position.
-            open_: rivals of all parts that are left, by position.
-        """
-        found = self.hopping.round(self.rival[open_], points.float(), self.rival[rival]).double()
-        model, x, y, threat = self.sample.model, self.sample.x, self.sample.y, self.sample.threat
-        radius, sides = x.new_tensor([self.hopping.radius]), threat.room(x)
-        with evaluating(model):
-            for i in range(len(found)):
-                near = found[i : i + 1]
-                point = threat.clip(x, x + threat.norm.project(near - x, radius, *sides))
-                if bool(crossed(model(point), y)):
-                    return point
-        return None
 
 
 @dataclass(eq=False)

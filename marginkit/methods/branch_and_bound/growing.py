@@ -7,7 +7,8 @@ import time
 from torch import Tensor
 
 from marginkit.activations import evaluating
-from marginkit.methods.branch_and_bound.at_radius import Sample, decide
+from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.attack import Sample
 from marginkit.methods.search.polishing import UNITS, polish
 
 START, MOST = 0.25, 0.5  # shares of what is between both ends: the first ball, and the largest
