@@ -32,10 +32,10 @@ def classify(scores: Tensor, y: Labels) -> Int[Tensor, "n"]:
     return torch.where(answered(scores), status, int(Status.NONFINITE))
 
 
-def clean_scores(model: nn.Module, x: Vectors) -> Scores:
-    """The model's scores of inputs as they came, without a graph."""
+def clean_scores(model: nn.Module, x: Vectors) -> Tensor:
+    """The model's answer to inputs as they came, without a graph; `classify` checks whether it is scores."""
     with torch.no_grad():
-        scores: Scores = once("scores", model, (x,), lambda: answer(model, x))
+        scores: Tensor = once("scores", model, (x,), lambda: answer(model, x))
     return scores
 
 
