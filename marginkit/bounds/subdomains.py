@@ -47,6 +47,11 @@ class Subdomains:
         """One after the other."""
         return Subdomains(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Subdomains)))
 
+    def double(self) -> Subdomains:
+        """In float64, but for the bounds."""
+        names = ("low", "high", "split", "alpha", "beta")
+        return replace(self, **{name: getattr(self, name).double() for name in names})
+
     @property
     def undecided(self) -> Tensor:
         """Units that may be on or off."""

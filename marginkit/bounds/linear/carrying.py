@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.clipping import narrowed
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.subdomains import Subdomains
+
+
+def met(some: Sequence[Interval], others: Sequence[Interval]) -> list[Interval]:
+    """Both at once, node by node."""
+    return [
+        (torch.maximum(low, other[0]), torch.minimum(high, other[1]))
+        for (low, high), other in zip(some, others, strict=True)
+    ]
 
 
 def carried(parts: Subdomains, old: Relaxed, new: Relaxed) -> Subdomains:
@@ -20,24 +30,14 @@ def carried(parts: Subdomains, old: Relaxed, new: Relaxed) -> Subdomains:
 
     Args:
         parts: of the larger ball.
-        old, new: the network over both balls; what is decided in the larger one is so in the smaller one.
+        old, new: the network over both balls; the smaller one's intervals have `met` the larger one's.
     """
-    low, high = _intervals(old, new)
+    low, high = old.entering(new.intervals)
     parts = narrowed(parts, parts.low.maximum(low.to(parts.low)), parts.high.minimum(high.to(parts.high)))
     parts = parts[parts.bound != torch.inf]
     columns = _columns(old, new)
     kept = {name: getattr(parts, name)[:, columns] for name in ("low", "high", "split", "alpha", "beta")}
     return replace(parts, **kept, pick=torch.full_like(parts.pick, -1))
-
-
-def _intervals(old: Relaxed, new: Relaxed) -> tuple[Tensor, Tensor]:
-    """In the smaller ball, of the larger one's undecided units [1, units]."""
-    none = old.ball.x.new_zeros(1, 0)
-    found: tuple[list[Tensor], list[Tensor]] = ([none], [none])
-    for j, units in old.undecided.items():
-        for side, end in zip(found, new.intervals[new.graph.nodes[j].inputs[0]], strict=True):
-            side.append(end.flatten(1)[:, units.index])
-    return torch.cat(found[0], 1), torch.cat(found[1], 1)
 
 
 def _columns(old: Relaxed, new: Relaxed) -> Tensor:

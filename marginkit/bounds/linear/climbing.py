@@ -47,6 +47,5 @@ def climbed(relaxed: Relaxed, parts: Subdomains, steps: int, enough: float = tor
 
 def proved(exact: Relaxed, parts: Subdomains) -> Planes:
     """The planes of parts whose slopes and multipliers are those of a climb in float32, in float64."""
-    names = ("low", "high", "split", "alpha", "beta")
-    wide = replace(parts, **{name: getattr(parts, name).double() for name in names})
+    wide = parts.double()
     return backward(exact, wide, exact.lines(wide, wide.alpha), wide.beta).planes

@@ -11,7 +11,7 @@ from torch import Tensor
 from marginkit.bounds.graph.relaxations import LinearRelaxation
 from marginkit.bounds.linear.clipping import HalfSpaces, downwards, narrowed, on_cube
 from marginkit.bounds.linear.passes import Planes, through
-from marginkit.bounds.linear.relaxed import LINES, Relaxed, Units, one_hot
+from marginkit.bounds.linear.relaxed import Relaxed, Units, one_hot
 from marginkit.bounds.subdomains import Subdomains
 
 CHUNK = 2**17  # coefficients at a time
@@ -82,7 +82,7 @@ def _refreshed(layer: Layer, parts: Subdomains, half_spaces: HalfSpaces, wanted:
     if not len(part):
         return parts
     before, low, high = layer.before, parts.low.clone(), parts.high.clone()
-    lines = before.lines(replace(parts, low=low.double(), high=high.double()))
+    lines = before.lines(parts.double())
     rows = max(1, CHUNK // max(before.units, before.ball.x.numel()) // 2)
     for of, which in zip(torch.split(part, rows), torch.split(unit, rows), strict=True):
         below, above = _least(layer, lines, of, which, half_spaces).chunk(2)
@@ -96,6 +96,5 @@ def _least(
 ) -> Tensor:
     """Lower bounds of units, and then of their negatives, in parts."""
     of = of.repeat(2)
-    mine = LinearRelaxation(*(getattr(lines, name)[of] for name in LINES))
-    found = through(layer.before, layer.targets(unit), mine)
+    found = through(layer.before, layer.targets(unit), lines.part(lambda ends: ends[of]))
     return downwards(half_spaces.least_of(*on_cube(layer.before.ball, found), of))

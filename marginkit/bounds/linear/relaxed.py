@@ -129,14 +129,20 @@ class Relaxed:
         found = [x.new_full((len(u.index),), v) for u, v in zip(self.undecided.values(), values, strict=True)]
         return torch.cat([x.new_zeros(0), *found]).unsqueeze(0)
 
-    def root(self) -> Subdomains:
-        """The whole ball, once for each target."""
-        none, k = self.ball.x.new_zeros(1, 0), len(self.targets)
+    def entering(self, intervals: Sequence[Interval]) -> Interval:
+        """What goes into the undecided units, by intervals of all nodes [1, units]."""
+        none = self.ball.x.new_zeros(1, 0)
         sources = [
-            tuple(end.flatten(1)[:, units.index] for end in self.intervals[self.graph.nodes[j].inputs[0]])
+            tuple(end.flatten(1)[:, units.index] for end in intervals[self.graph.nodes[j].inputs[0]])
             for j, units in self.undecided.items()
         ]
-        low, high = (torch.cat([none, *(ends[side] for ends in sources)], 1).expand(k, -1) for side in (0, 1))
+        low, high = (torch.cat([none, *(ends[side] for ends in sources)], 1) for side in (0, 1))
+        return low, high
+
+    def root(self) -> Subdomains:
+        """The whole ball, once for each target."""
+        k = len(self.targets)
+        low, high = (end.expand(k, -1) for end in self.entering(self.intervals))
         alpha, zeros = torch.where(high > -low, 1.0, self.least).to(low), torch.zeros_like(low)
         nothing = torch.full((k,), -torch.inf, dtype=low.dtype, device=low.device)
         rival = torch.arange(k, device=low.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +10,10 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from marginkit.bounds.graph.relaxations import LinearRelaxation
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.clipping import on_cube
 from marginkit.bounds.linear.passes import Planes, through
 from marginkit.bounds.linear.refreshing import Layer
-from marginkit.bounds.linear.relaxed import LINES
 from marginkit.bounds.subdomains import Subdomains
 
 MARGIN = 1e-9  # of a bound's terms, by which it has to be above 0
@@ -49,21 +46,16 @@ def separated(some: Sequence[Layer], ball: Ball, parts: Subdomains, planes: Plan
 
 def _constraints(some: Sequence[Layer], part: Subdomains) -> list[Planes]:
     """Planes that are at most 0 where the part's split units are on their sides."""
-    wide = replace(part, low=part.low.double(), high=part.high.double())
-    found = []
-    for layer in some:
-        side = part.split[0, layer.units.place]
-        on, off = (side > 0).nonzero().squeeze(1), (side < 0).nonzero().squeeze(1)
-        rows = torch.cat([layer.targets(on)[len(on) :], layer.targets(off)[: len(off)]])
-        if len(rows):
-            lines = _repeated(layer, wide, len(rows))
-            found.append(through(layer.before, rows, lines).planes)
-    return found
+    wide = part.double()
+    return [_sides(layer, wide) for layer in some if wide.split[0, layer.units.place].any()]
 
 
-def _repeated(layer: Layer, part: Subdomains, rows: int) -> LinearRelaxation:
-    lines = layer.before.lines(part)
-    return LinearRelaxation(*(getattr(lines, name).expand(rows, -1) for name in LINES))
+def _sides(layer: Layer, part: Subdomains) -> Planes:
+    side = part.split[0, layer.units.place]
+    on, off = (side > 0).nonzero().squeeze(1), (side < 0).nonzero().squeeze(1)
+    rows = torch.cat([layer.targets(on)[len(on) :], layer.targets(off)[: len(off)]])
+    lines = layer.before.lines(part).part(lambda ends: ends.expand(len(rows), -1))
+    return through(layer.before, rows, lines).planes
 
 
 def _apart(normal: np.ndarray, level: np.ndarray) -> tuple[np.ndarray | None, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -11,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from marginkit.bounds.graph.ops import Interval
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
-from marginkit.bounds.linear.carrying import carried
+from marginkit.bounds.linear.carrying import carried, met
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
@@ -91,19 +89,11 @@ def decide(sample: Sample, radius: float, deadline: float, left: Left | None = N
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
     left = left if left is not None and left.radius >= radius else None
     if left is not None:
-        intervals = _met(intervals, left.relaxed.intervals)
+        intervals = met(intervals, left.relaxed.intervals)
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
     attack = Attack.of(sample, radius, rival[0])
     search = AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls, left)
     return search.decide(radius)
-
-
-def _met(some: Sequence[Interval], others: Sequence[Interval]) -> list[Interval]:
-    """Both at once."""
-    return [
-        (torch.maximum(low, other[0]), torch.minimum(high, other[1]))
-        for (low, high), other in zip(some, others, strict=True)
-    ]
 
 
 @dataclass(eq=False)
