@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from marginkit.bounds.graph.ops import Interval
+from marginkit.bounds.graph.ops import Convolution, Interval
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import Functions, clipped, downwards, on_cube
 from marginkit.bounds.linear.passes import Planes
@@ -48,7 +48,10 @@ class Tightened:
 
     @cached_property
     def fresh(self) -> list[Layer]:
-        """Layers whose intervals are found anew for each part; none where that takes long."""
+        """Layers whose intervals are found anew for each part; none where that takes long, or convolves."""
+        ops = [node.op for node in self.relaxed.graph.nodes]
+        if any(isinstance(op, Convolution) and op.weight[0, 0].numel() > 1 for op in ops):
+            return []  # for a part's time there are two without it, and their bounds are as good
         found = [layer for layer in self.layers if not layer.first]
         rows = 2 * sum(len(layer.units.index) for layer in found)
         return found if rows * self.relaxed.ball.x.numel() <= FEW else []

@@ -179,14 +179,20 @@ class Relaxed:
         assert isinstance(base, LinearRelaxation)
         return base.upper_slope.reshape(1, -1)
 
-    def halves(self, parts: Subdomains) -> Subdomains:
-        """Both halves of each at its `pick`: first all above the middle, then all below it.
+    def both(self, parts: Subdomains) -> tuple[Subdomains, Subdomains]:
+        """Each unit by itself above its middle, and below it: intervals that splits would leave, no parts."""
+        middle = self._middle(parts)
+        return (
+            replace(parts, low=torch.maximum(parts.low, middle)),
+            replace(parts, high=torch.minimum(parts.high, middle)),
+        )
 
-        A rectifier is split at 0, a smooth activation in the middle of its interval.
-        """
+    def halves(self, parts: Subdomains) -> Subdomains:
+        """Both halves of each at its `pick`: first all above the middle, then all below it."""
         column = parts.pick.unsqueeze(1)
-        bent = self.rectifiers.expand_as(parts.low).gather(1, column)
-        middle = torch.where(bent, 0, (parts.low + parts.high).gather(1, column) / 2)
+        bent, middle = (
+            values.expand_as(parts.low).gather(1, column) for values in (self.rectifiers, self._middle(parts))
+        )
         above = replace(
             parts,
             low=parts.low.scatter(1, column, middle),
@@ -198,6 +204,10 @@ class Relaxed:
             split=parts.split.scatter(1, column, -bent.to(middle)),
         )
         return Subdomains.join([above, below])
+
+    def _middle(self, parts: Subdomains) -> Tensor:
+        """Where units are split: rectifiers at 0, smooth activations in the middle of their intervals."""
+        return torch.where(self.rectifiers, 0, (parts.low + parts.high) / 2)
 
 
 def one_hot(index: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:
