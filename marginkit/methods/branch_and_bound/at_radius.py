@@ -28,14 +28,14 @@ from marginkit.methods.certify.certificate import slack
 from marginkit.methods.crown import ahead
 from marginkit.norms import L2, LINF
 
-FIRST, STEPS, LONG = 20, 5, 60  # of ascent: for the whole ball, a part, one without undecided units
+FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units
 HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
 BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
 CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
 PARTS = 1_000_000  # that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
-EAGER, EVERY = 24, 4  # first turns on which adversarial inputs are looked for, and then each so many
+EAGER, EVERY = 24, 8  # first turns on which adversarial inputs are looked for, and then each so many
 
 
 @dataclass(frozen=True, eq=False)
