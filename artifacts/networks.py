@@ -99,6 +99,6 @@ SETS = {
             ),
         },
         1000,
-        ("first_order", "nearest"),
+        ("first_order", "nearest", "lipschitz"),
     ),
 }  # fmt: skip
