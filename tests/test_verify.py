@@ -21,7 +21,7 @@ from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import tightened
 from marginkit.bounds.linear.passes import backward
-from marginkit.bounds.linear.refreshing import layers
+from marginkit.bounds.linear.refreshing import behind, layers, refreshed
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.lipschitz import own_stretches
@@ -211,7 +211,7 @@ def test_beyond_its_plane_a_part_holds_all_its_points(network):
     assert narrower or not relaxed.units
 
 
-@pytest.mark.parametrize("network", ["dense", "leaky", "sigmoid"])
+@pytest.mark.parametrize("network", ["dense", "leaky", "sigmoid", "conv"])
 @torch.no_grad()
 def test_lines_over_a_parts_own_intervals_narrow_the_layers_behind_its_split(network):
     relaxed, x = around(network, LINF)
@@ -221,7 +221,10 @@ def test_lines_over_a_parts_own_intervals_narrow_the_layers_behind_its_split(net
     widest = (root.high - root.low)[:, first].argmax(1)
     parts = network_.single.halves(replace(root, pick=first.start + widest))
     planes = proved(relaxed, parts)
-    found = network_.beyond(parts, replace(planes, level=planes.level - planes.value.amax() - 9))
+    planes = replace(planes, level=planes.level - planes.value.amax() - 9)
+    some = [layer for layer in network_.layers if not layer.first]
+    found = refreshed(some, parts, planes, relaxed.bent(parts) & behind(some, parts))
+    assert len(network_.fresh) == (0 if network == "conv" else len(some))
     assert len(found) == len(parts)
     narrower = 0
     for i in range(len(parts)):

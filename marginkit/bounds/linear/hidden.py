@@ -48,10 +48,14 @@ class Tightened:
 
     @cached_property
     def fresh(self) -> list[Layer]:
-        """Layers whose intervals are found anew for each part; none where that takes long, or convolves."""
+        """Layers whose intervals are found anew for each part; none where that takes long.
+
+        Nor where windows are convolved (of one pixel they only scale): in the time of a part there are two
+        without it, and their bounds are as good.
+        """
         ops = [node.op for node in self.relaxed.graph.nodes]
         if any(isinstance(op, Convolution) and op.weight[0, 0].numel() > 1 for op in ops):
-            return []  # for a part's time there are two without it, and their bounds are as good
+            return []
         found = [layer for layer in self.layers if not layer.first]
         rows = 2 * sum(len(layer.units.index) for layer in found)
         return found if rows * self.relaxed.ball.x.numel() <= FEW else []

@@ -180,8 +180,11 @@ class Relaxed:
         return base.upper_slope.reshape(1, -1)
 
     def both(self, parts: Subdomains) -> tuple[Subdomains, Subdomains]:
-        """Each unit by itself above its middle, and below it: intervals that splits would leave, no parts."""
-        middle = self._middle(parts)
+        """Each unit by itself above its middle, and below it: intervals that splits would leave, no parts.
+
+        A rectifier is split at 0, a smooth activation in the middle of its interval.
+        """
+        middle = torch.where(self.rectifiers, 0, (parts.low + parts.high) / 2)
         return (
             replace(parts, low=torch.maximum(parts.low, middle)),
             replace(parts, high=torch.minimum(parts.high, middle)),
@@ -189,25 +192,14 @@ class Relaxed:
 
     def halves(self, parts: Subdomains) -> Subdomains:
         """Both halves of each at its `pick`: first all above the middle, then all below it."""
-        column = parts.pick.unsqueeze(1)
-        bent, middle = (
-            values.expand_as(parts.low).gather(1, column) for values in (self.rectifiers, self._middle(parts))
-        )
-        above = replace(
-            parts,
-            low=parts.low.scatter(1, column, middle),
-            split=parts.split.scatter(1, column, bent.to(middle)),
-        )
-        below = replace(
-            parts,
-            high=parts.high.scatter(1, column, middle),
-            split=parts.split.scatter(1, column, -bent.to(middle)),
-        )
-        return Subdomains.join([above, below])
-
-    def _middle(self, parts: Subdomains) -> Tensor:
-        """Where units are split: rectifiers at 0, smooth activations in the middle of their intervals."""
-        return torch.where(self.rectifiers, 0, (parts.low + parts.high) / 2)
+        none = torch.zeros_like(parts.low, dtype=torch.bool)
+        picked = none.scatter(1, parts.pick.unsqueeze(1), True)
+        known, (above, below) = picked & self.rectifiers, self.both(parts)
+        low, high = above.low.where(picked, parts.low), below.high.where(picked, parts.high)
+        return Subdomains.join([
+            replace(parts, low=low, split=parts.split.masked_fill(known, 1)),
+            replace(parts, high=high, split=parts.split.masked_fill(known, -1)),
+        ])  # fmt: skip
 
 
 def one_hot(index: Tensor, shape: Sequence[int], like: Tensor) -> Tensor:

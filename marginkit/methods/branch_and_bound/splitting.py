@@ -27,7 +27,7 @@ def split(relaxed: Relaxed, parts: Subdomains) -> Subdomains:
         return parts
     lines = relaxed.lines(parts, parts.alpha)
     here = backward(relaxed, parts, lines, parts.beta)
-    point = torch.maximum(torch.minimum(here.before, parts.high), parts.low)
+    point = here.before.clamp(parts.low, parts.high)
     now = _heights(lines, here.passed, point)
     above, below = (
         here.passed * (_heights(relaxed.lines(half), here.passed, point) - now)
