@@ -21,9 +21,8 @@ from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import tightened
 from marginkit.bounds.linear.passes import backward
-from marginkit.bounds.linear.refreshing import behind, layers, refreshed
 from marginkit.bounds.linear.relaxed import Relaxed
-from marginkit.bounds.linear.separating import separated
+from marginkit.bounds.linear.separating import layers, separated
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.comparison.compare import compare
@@ -132,8 +131,11 @@ def before(relaxed: Relaxed, x: torch.Tensor) -> torch.Tensor:
 @networks
 @torch.no_grad()
 def test_planes_lie_below_the_network_in_their_part(network, norm):
-    """For any slopes and multipliers, with some units split."""
+    """For any slopes, multipliers and planes of envelopes, with some units split."""
     relaxed, x = around(network, norm)
+    if norm is LINF:
+        relaxed = tightened(relaxed, 2).relaxed
+        assert bool(relaxed.envelopes) == (network in ("dense", "conv", "pooling", "branches"))
     inside, parts = before(relaxed, x), relaxed.root()
     for _ in range(2):  # the halves that hold the first point
         both = relaxed.halves(split(relaxed, parts))
@@ -146,6 +148,8 @@ def test_planes_lie_below_the_network_in_their_part(network, norm):
         parts,
         alpha=relaxed.least + (1 - relaxed.least) * torch.rand_like(parts.alpha),
         beta=torch.rand_like(parts.beta),
+        weight=torch.rand_like(parts.weight),
+        toward=3 * torch.randn_like(parts.toward),
     )
     planes = backward(relaxed, parts, relaxed.lines(parts, parts.alpha), parts.beta).planes
     margins = relaxed.graph(x) @ relaxed.targets.T
@@ -169,6 +173,16 @@ def test_a_climb_never_falls_and_float64_agrees(network):
     found = proved(relaxed, parts)
     assert (found.value >= start.value - 1e-5).all()
     torch.testing.assert_close(found.value.float(), parts.bound, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("network", ["dense", "conv", "pooling", "branches"])
+@torch.no_grad()
+def test_planes_of_envelopes_raise_bounds(network):
+    relaxed = tightened(around(network, LINF)[0], 2).relaxed
+    plain = replace(relaxed, envelopes={})
+    gained = climbed(relaxed, relaxed.root(), 40).bound - climbed(plain, plain.root(), 40).bound
+    assert (gained > -1e-6).all()
+    assert (gained > 1e-3).any()
 
 
 @networks
@@ -209,31 +223,6 @@ def test_beyond_its_plane_a_part_holds_all_its_points(network):
         assert (mine <= found.high[i] + 1e-12).all()
         narrower += int((found.high[i] - found.low[i] < parts.high[i] - parts.low[i]).sum())
     assert narrower or not relaxed.units
-
-
-@pytest.mark.parametrize("network", ["dense", "leaky", "sigmoid", "conv"])
-@torch.no_grad()
-def test_lines_over_a_parts_own_intervals_narrow_the_layers_behind_its_split(network):
-    relaxed, x = around(network, LINF)
-    network_ = tightened(relaxed, 2)
-    relaxed, root, inside = network_.relaxed, network_.single.root(), before(network_.relaxed, x)
-    first = next(iter(relaxed.undecided.values())).place
-    widest = (root.high - root.low)[:, first].argmax(1)
-    parts = network_.single.halves(replace(root, pick=first.start + widest))
-    planes = proved(relaxed, parts)
-    planes = replace(planes, level=planes.level - planes.value.amax() - 9)
-    some = [layer for layer in network_.layers if not layer.first]
-    found = refreshed(some, parts, planes, relaxed.bent(parts) & behind(some, parts))
-    assert len(network_.fresh) == (0 if network == "conv" else len(some))
-    assert len(found) == len(parts)
-    narrower = 0
-    for i in range(len(parts)):
-        mine = ((inside >= parts.low[i] - 1e-12) & (inside <= parts.high[i] + 1e-12)).all(1)
-        assert (inside[mine] >= found.low[i] - 1e-12).all()
-        assert (inside[mine] <= found.high[i] + 1e-12).all()
-        narrower += int((found.high[i] - found.low[i] < parts.high[i] - parts.low[i]).sum())
-    assert narrower
-    assert torch.equal(found.low[:, first], parts.low[:, first])
 
 
 @pytest.mark.parametrize("network", ["dense", "leaky", "sigmoid", "conv", "branches"])
@@ -277,6 +266,25 @@ def test_parts_carried_into_a_smaller_ball_hold_its_points(network):
         assert held[:, found.rival == rival].any(1).all()
 
 
+@pytest.mark.parametrize("with_", [(True, True), (True, False), (False, True), (False, False)])
+@torch.no_grad()
+def test_parts_carried_into_a_smaller_ball_are_bounded_there(with_):
+    """Whether envelopes are at hand in both balls, in one or in none."""
+    large, _ = around("dense", LINF)
+    ball = replace(large.ball, radius=0.8 * large.ball.radius)
+    own = Propagation("crown").intervals(large.graph, ball)
+    known = tightened(large, 2).relaxed
+    small = replace(large, ball=ball, intervals=met(own, known.intervals))
+    large = known if with_[0] else large
+    small = tightened(small, 2).relaxed if with_[1] else small
+    assert (bool(large.envelopes), bool(small.envelopes)) == with_
+    parts = climbed(large, large.halves(split(large, large.root())), 10)
+    found = carried(parts, large, small)
+    assert len(found)
+    alone = climbed(small, small.root(), 10).bound
+    assert (climbed(small, found, 10).bound >= alone[found.rival] - 0.02).all()
+
+
 @pytest.mark.parametrize("network", ["dense", "leaky", "conv", "branches"])
 @torch.no_grad()
 def test_where_all_is_decided_a_part_is_empty_or_has_its_point(network):
@@ -318,7 +326,7 @@ def test_a_search_that_goes_on_from_what_was_left_answers_as_a_new_one(network, 
     """At the same radius, below it, and where what is left is an adversarial input."""
     model, x, y = made(network)
     graph, threat = trace(model, x), Threat(LINF)
-    distance = float(Exact(tolerance=1e-6)(model, x, y, threat).upper)
+    distance = float(Exact(tolerance=1e-6, time_limit=60)(model, x, y, threat).upper)
     sample = Sample(model, graph, x, y, threat)
     for share in (0.999, 1.02):
         with monkeypatch.context() as early:

@@ -19,6 +19,8 @@ class Subdomains:
         split: 1 on, -1 off, 0 not split [n, units].
         alpha: slopes of the lower lines of units that are undecided [n, units].
         beta: multipliers of the splits [n, units].
+        weight: of envelopes' planes in the upper lines [n, units]; [n, 0] where there are none.
+        toward: where these planes are low, a point of the cube [-1, 1]^d [n, d]; [n, 0] likewise.
         bound: no adversarial input of the part is nearer [n].
         pick: the unit to split next, -1 where all are decided [n].
     """
@@ -29,6 +31,8 @@ class Subdomains:
     split: Tensor
     alpha: Tensor
     beta: Tensor
+    weight: Tensor
+    toward: Tensor
     bound: Tensor
     pick: Tensor
 
@@ -49,7 +53,7 @@ class Subdomains:
 
     def double(self) -> Subdomains:
         """In float64, but for the bounds."""
-        names = ("low", "high", "split", "alpha", "beta")
+        names = ("low", "high", "split", "alpha", "beta", "weight", "toward")
         return replace(self, **{name: getattr(self, name).double() for name in names})
 
     @property

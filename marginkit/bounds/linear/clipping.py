@@ -11,18 +11,12 @@ from torch import Tensor
 
 from marginkit.bounds.ascent import best_multiplier
 from marginkit.bounds.linear.ball import CACHED, Ball
-from marginkit.bounds.linear.passes import Passage, Planes
+from marginkit.bounds.linear.cube import on_cube
+from marginkit.bounds.linear.passes import Planes
 from marginkit.bounds.subdomains import Subdomains
 
 EMPTY = 1e-6  # by which an interval's ends have to miss each other
 SAMPLE = 96  # entries by which a multiplier is chosen; what it proves is evaluated by all
-
-
-def on_cube(ball: Ball, planes: Planes | Passage) -> tuple[Tensor, Tensor]:
-    """Normals [m, f] and levels [m] of planes over a box, as functions of [-1, 1]^f."""
-    low, high = (end.flatten() for end in ball.interval())
-    normal = planes.normal.flatten(1)
-    return normal * ((high - low) / 2), planes.level + normal @ ((low + high) / 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +71,7 @@ def clipped(
     if not len(parts):
         return parts
     low, high = parts.low.clone(), parts.high.clone()
-    half_spaces = HalfSpaces(*on_cube(ball, planes))
+    half_spaces = HalfSpaces(*on_cube(ball, planes.normal, planes.level))
     for group in functions:
         open_ = wanted[:, group.columns]
         above, below = (half_spaces.rises(group) & torch.cat([open_, open_], 1)).chunk(2, dim=1)
@@ -132,14 +126,6 @@ class HalfSpaces:
         g = self.normal.view(-1).index_select(0, entries.view(-1)).view_as(a)
         gain = self.level[of] - self._lengths[of] + g.abs().sum(1)
         return group.level[row] + _least_beyond(a, g, gain)
-
-    def least_of(self, normal: Tensor, level: Tensor, of: Tensor) -> Tensor:
-        """Lower bounds of functions <normal, u> + level [k, f], each in the half-space of one part."""
-        found = level - normal.abs().sum(1)
-        g, gain = self.normal[of], self.level[of]
-        row = (gain > torch.linalg.vecdot(normal.sign(), g)).nonzero().squeeze(1)
-        beyond = level[row] + _least_beyond(normal[row], g[row], gain[row])
-        return found.index_copy(0, row, torch.maximum(found[row], beyond))
 
     @cached_property
     def _lengths(self) -> Tensor:

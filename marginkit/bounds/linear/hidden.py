@@ -10,18 +10,40 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from marginkit.bounds.graph.ops import Convolution, Interval
+from marginkit.bounds.graph.ops import Interval
+from marginkit.bounds.graph.relaxations import Rectifier
 from marginkit.bounds.linear.climbing import climbed, proved
-from marginkit.bounds.linear.clipping import Functions, clipped, downwards, on_cube
+from marginkit.bounds.linear.clipping import Functions, clipped, downwards
+from marginkit.bounds.linear.cube import on_cube
+from marginkit.bounds.linear.envelopes import Envelope
 from marginkit.bounds.linear.passes import Planes
-from marginkit.bounds.linear.refreshing import Layer, behind, layers, refreshed
 from marginkit.bounds.linear.relaxed import Relaxed, one_hot
+from marginkit.bounds.linear.separating import Layer, layers
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import LINF
 
 GROUP, ROWS = 512, 64  # units whose functions are made at a time, and functions that climb
 ENTRIES = 2**25  # of linear functions that are kept
-FEW = 2**20  # of one part's: so few are found anew for each
+PLANES = 2**18  # coefficients of a network's envelopes: with more, deep layers go without
+HULLS = 2**27  # of those that a node's functions are bounded with, function by function
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Linear functions of the input below what goes into one node's units, and below its negative.
+
+    Attributes:
+        node: the units'.
+        index: the units' positions among its entries [k].
+        below, above: of each.
+        envelope: of the units, if they are ReLUs.
+    """
+
+    node: int
+    index: Tensor
+    below: Planes
+    above: Planes
+    envelope: Envelope | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,28 +68,20 @@ class Tightened:
         """All that have undecided units."""
         return layers(self.relaxed)
 
-    @cached_property
-    def fresh(self) -> list[Layer]:
-        """Layers whose intervals are found anew for each part; none where that takes long.
-
-        Nor where windows are convolved (of one pixel they only scale): in the time of a part there are two
-        without it, and their bounds are as good.
-        """
-        ops = [node.op for node in self.relaxed.graph.nodes]
-        if any(isinstance(op, Convolution) and op.weight[0, 0].numel() > 1 for op in ops):
-            return []
-        found = [layer for layer in self.layers if not layer.first]
-        rows = 2 * sum(len(layer.units.index) for layer in found)
-        return found if rows * self.relaxed.ball.x.numel() <= FEW else []
+    def trimmed(self, parts: Subdomains) -> Tightened:
+        """Without envelopes of units whose planes none of the parts has taken up."""
+        kept, relaxed = (parts.weight > 0).any(0), self.relaxed
+        envelopes = {
+            j: replace(envelope, useful=kept[relaxed.undecided[j].place])
+            for j, envelope in relaxed.envelopes.items()
+        }
+        return replace(self, relaxed=replace(relaxed, envelopes=envelopes))
 
     def beyond(self, parts: Subdomains, planes: Planes) -> Subdomains:
         """The parts in narrower intervals, by what their planes leave of them; where there are functions."""
         if not self.functions or not len(parts):
             return parts
-        bent, later = self.relaxed.bent(parts), behind(self.fresh, parts)
-        parts = clipped(self.functions, self.relaxed.ball, parts, planes, bent & ~later)
-        left = parts.bound != torch.inf
-        return refreshed(self.fresh, parts[left], planes[left], (bent & later)[left])
+        return clipped(self.functions, self.relaxed.ball, parts, planes, self.relaxed.bent(parts))
 
 
 def outwards(intervals: Sequence[Interval]) -> list[Interval]:
@@ -83,22 +97,26 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
         steps: of ascent for each bound; the climb is in float32, its end is evaluated in float64.
         deadline: by `time.monotonic`; what is not reached by then stays as it is.
     """
-    intervals, found, kept = outwards(relaxed.intervals), list[tuple[int, Tensor, Planes]](), 0
-    single = relaxed.single()
-    late = False
+    intervals, found = outwards(relaxed.intervals), list[Found]()
+    left = ENTRIES if relaxed.ball.norm is LINF else 0
     for j in relaxed.undecided:
         i = relaxed.graph.nodes[j].inputs[0]
-        climb = 0 if relaxed.graph.nodes[i].affine else steps
-        for index in torch.split(_bent(relaxed, intervals[i], j), GROUP):
-            if late or not len(index) or (late := time.monotonic() >= deadline):
+        before = replace(relaxed, start=i, intervals=list(intervals))
+        index, groups = _bent(relaxed, intervals[i], j), list[Planes]()
+        before = replace(before, envelopes=_envelopes(before, found, HULLS // max(1, 2 * len(index))))
+        for some in torch.split(index, GROUP):
+            if not len(index) or time.monotonic() >= deadline:
                 break
-            planes = _bounds(relaxed, single, intervals, i, index, climb)
-            intervals[i] = _met(intervals[i], index, planes.value)
-            kept += planes.normal.numel()
-            if kept <= ENTRIES and relaxed.ball.norm is LINF:
-                found.append((j, index, planes))
+            groups.append(_bounds(before, some, 0 if relaxed.graph.nodes[i].affine else steps))
+            intervals[i] = _met(intervals[i], some, groups[-1].value)
+        bounded = index[: sum(len(planes.value) // 2 for planes in groups)]
+        left -= 2 * len(bounded) * relaxed.ball.x.numel()
+        if len(bounded) and left >= 0:
+            below, above = zip(*(_halved(planes) for planes in groups), strict=True)
+            found.append(_found(relaxed, j, bounded, Planes.join(below), Planes.join(above)))
     done = replace(relaxed, intervals=intervals)
-    functions = [_still_undecided(done, j, index, planes) for j, index, planes in found]
+    functions = [_functions(done, known) for known in found]
+    done = replace(done, envelopes=_envelopes(done, found, PLANES))
     return Tightened(done, [group for group in functions if len(group.columns)])
 
 
@@ -109,26 +127,50 @@ def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
     return index[(low[index] < 0) & (high[index] > 0)] if relaxed.undecided[j].op.piecewise else index
 
 
-def _bounds(
-    relaxed: Relaxed, single: Relaxed, intervals: Sequence[Interval], i: int, index: Tensor, steps: int
-) -> Planes:
-    """Of entries of node i, and then of their negatives."""
-    targets = one_hot(index, relaxed.graph.nodes[i].shape, relaxed.ball.x)
-    exact = replace(relaxed, start=i, targets=targets, intervals=intervals)
-    near = [(low.float(), high.float()) for low, high in intervals]
-    rough = replace(single, start=i, targets=targets.float(), intervals=near)
+def _bounds(before: Relaxed, index: Tensor, steps: int) -> Planes:
+    """Of entries of the last node, and then of their negatives."""
+    targets = one_hot(index, before.graph.nodes[before.start].shape, before.ball.x)
+    exact = replace(before, targets=targets)
+    rough = exact.single()
     parts, rows = rough.root(), torch.arange(len(targets), device=index.device)
     return Planes.join([proved(exact, climbed(rough, parts[few], steps)) for few in torch.split(rows, ROWS)])
 
 
-def _still_undecided(relaxed: Relaxed, j: int, index: Tensor, planes: Planes) -> Functions:
-    """Of those that the tighter intervals leave, with their columns."""
-    units, columns = relaxed.undecided[j], torch.full((int(index.max()) + 1,), -1, device=index.device)
-    mine = units.index[units.index < len(columns)]
-    columns[mine] = units.place.start + torch.arange(len(mine), device=index.device)
-    left = columns[index] >= 0
-    both = torch.cat([left, left])
-    return Functions(columns[index[left]], *on_cube(relaxed.ball, planes[both]))
+def _halved(planes: Planes) -> tuple[Planes, Planes]:
+    count = len(planes.value) // 2
+    return planes[:count], planes[count:]
+
+
+def _found(relaxed: Relaxed, j: int, index: Tensor, below: Planes, above: Planes) -> Found:
+    """What lies above a unit is the negative of what lies below its negative."""
+    envelope, nodes = None, relaxed.graph.nodes
+    if nodes[j].op == Rectifier():
+        planes = on_cube(relaxed.ball, -above.normal, -above.level)
+        envelope = Envelope.of(*planes, nodes[nodes[j].inputs[0]].affine)
+    return Found(j, index, below, above, envelope)
+
+
+def _functions(relaxed: Relaxed, known: Found) -> Functions:
+    """Of the units that are still undecided, with their columns."""
+    units = relaxed.undecided[known.node]
+    rows = torch.isin(known.index, units.index).nonzero().squeeze(1)
+    columns = units.place.start + torch.searchsorted(units.index, known.index[rows])
+    planes = Planes.join([known.below[rows], known.above[rows]])
+    return Functions(columns, *on_cube(relaxed.ball, planes.normal, planes.level))
+
+
+def _envelopes(relaxed: Relaxed, found: Sequence[Found], most: int) -> dict[int, Envelope]:
+    """Of nodes all of whose undecided units have one, the first of them up to so many coefficients."""
+    envelopes = dict[int, Envelope]()
+    for known in found:
+        if known.envelope is None or known.node not in relaxed.undecided:
+            continue
+        index = relaxed.undecided[known.node].index
+        rows = torch.isin(known.index, index).nonzero().squeeze(1)
+        most -= len(rows) * known.envelope.slope.shape[1]
+        if 0 < len(rows) == len(index) and most >= 0:
+            envelopes[known.node] = known.envelope[rows]
+    return envelopes
 
 
 def _met(interval: Interval, index: Tensor, least: Tensor) -> Interval:

@@ -17,6 +17,8 @@ from marginkit.bounds.graph.graph import affine, nonlinear
 from marginkit.bounds.graph.ops import LinearBounds
 from marginkit.bounds.graph.relaxations import LinearRelaxation
 from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.cube import in_cube, off_cube
+from marginkit.bounds.linear.envelopes import Blend, Hull
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
@@ -56,6 +58,7 @@ class Passage:
         normal, level: of the planes.
         passed: the undecided units' coefficients [m, units].
         kept: those of nodes whose lines mix several entries.
+        hulls: planes that are mixed with the upper lines, by node.
     """
 
     relaxed: Relaxed
@@ -64,6 +67,7 @@ class Passage:
     level: Tensor
     passed: Tensor
     kept: Mapping[int, Tensor]
+    hulls: Mapping[int, Hull]
 
     @cached_property
     def planes(self) -> Planes:
@@ -74,16 +78,30 @@ class Passage:
     @cached_property
     def before(self) -> Tensor:
         """What goes into the units at the planes' points, were each of them its line [m, units]."""
-        return _forward(self.relaxed, self.planes.point, self.lines, self.passed, self.kept)
+        return self._forth[0]
+
+    @property
+    def above(self) -> Tensor:
+        """By how much the hulls' planes are above the lines there, 0 where none is asked for [m, units]."""
+        return self._forth[1]
+
+    @cached_property
+    def _forth(self) -> tuple[Tensor, Tensor]:
+        return _forward(self)
 
 
 def backward(relaxed: Relaxed, parts: Subdomains, lines: LinearRelaxation, beta: Tensor) -> Passage:
     """From the parts' targets to the inputs."""
-    return through(relaxed, relaxed.targets[parts.rival], lines, parts.split * beta)
+    blend = relaxed.blend(parts)
+    return through(relaxed, relaxed.targets[parts.rival], lines, parts.split * beta, blend)
 
 
 def through(
-    relaxed: Relaxed, targets: Tensor, lines: LinearRelaxation, pull: Tensor | None = None
+    relaxed: Relaxed,
+    targets: Tensor,
+    lines: LinearRelaxation,
+    pull: Tensor | None = None,
+    blend: Blend | None = None,
 ) -> Passage:
     """From linear functions [m, *shape] of the node that is bounded to the inputs.
 
@@ -92,9 +110,10 @@ def through(
         targets: the functions.
         lines: of the undecided units, a row for each function.
         pull: of the splits' constraints on what goes into these units [m, units].
+        blend: of the lines with the network's envelopes.
     """
     nodes, count = relaxed.graph.nodes, len(targets)
-    pending, kept = {relaxed.start: targets}, dict[int, Tensor]()
+    pending, kept, hulls = {relaxed.start: targets}, dict[int, Tensor](), dict[int, Hull]()
     passed = torch.zeros_like(lines.lower_slope)
     level = targets.new_zeros(count)
     for j in range(relaxed.start, 0, -1):
@@ -105,6 +124,9 @@ def through(
             units, flat = relaxed.undecided[j], c.reshape(count, -1)
             mine = flat[:, units.index]
             passed[:, units.place] = mine
+            if blend is not None and j in relaxed.envelopes:
+                hulls[j] = Hull.of(relaxed.envelopes[j], mine, blend.within(units.place))
+                mine = mine - hulls[j].taken
             level = level + (mine * _offset(lines, mine, units.place)).sum(1)
             mine = mine * _slope(lines, mine, units.place)
             mine = mine if pull is None else mine - pull[:, units.place]
@@ -120,15 +142,18 @@ def through(
                 level = level + c.reshape(count, -1) @ relaxed.constants[j]
         for k, part in zip(node.inputs, back, strict=True):
             pending[k] = pending[k] + part if k in pending else part
-    none = relaxed.ball.x.new_zeros(count, *nodes[0].shape)
-    return Passage(relaxed, lines, pending.get(0, none), level, passed, kept)
+    normal = pending.get(0, relaxed.ball.x.new_zeros(count, *nodes[0].shape))
+    for hull in hulls.values():
+        more, offset = off_cube(relaxed.ball, *hull.back())
+        normal, level = normal + more.view_as(normal), level + offset
+    return Passage(relaxed, lines, normal, level, passed, kept, hulls)
 
 
-def _forward(
-    relaxed: Relaxed, point: Tensor, lines: LinearRelaxation, passed: Tensor, kept: Mapping[int, Tensor]
-) -> Tensor:
-    """What goes into the undecided units, by the lines in use."""
-    values, before = [point], torch.zeros_like(passed)
+def _forward(passage: Passage) -> tuple[Tensor, Tensor]:
+    """What goes into the undecided units, by the lines in use, and what planes are above the lines."""
+    relaxed, point, lines, passed = passage.relaxed, passage.planes.point, passage.lines, passage.passed
+    place = in_cube(relaxed.ball, point) if passage.hulls else point
+    values, before, above = [point], torch.zeros_like(passed), torch.zeros_like(passed)
     for j, node in enumerate(relaxed.graph.nodes[1 : relaxed.start + 1], 1):
         inputs = [values[k] for k in node.inputs]
         if j in relaxed.undecided:
@@ -136,13 +161,17 @@ def _forward(
             mine, c = flat[:, units.index], passed[:, units.place]
             before[:, units.place] = mine
             mine = mine * _slope(lines, c, units.place) + _offset(lines, c, units.place)
+            if j in passage.hulls:
+                hull = passage.hulls[j]
+                above[:, units.place] = hull.above(place, mine) - mine
+                mine = mine + hull.weight * above[:, units.place]
             values.append(units.on(mine, relaxed.slopes(j), flat).view(len(point), *node.shape))
-        elif j in kept:
-            values.append(_lined(relaxed.base[j], kept[j], inputs[0]))
+        elif j in passage.kept:
+            values.append(_lined(relaxed.base[j], passage.kept[j], inputs[0]))
         else:
             assert node.op is not None
             values.append(node.op(*inputs))
-    return before
+    return before, above
 
 
 def _least(ball: Ball, normal: Tensor) -> tuple[Tensor, Tensor]:

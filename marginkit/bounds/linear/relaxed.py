@@ -8,7 +8,7 @@ al., arXiv 2103.06624). Every slope that a ReLU's lower line may have and every 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -19,6 +19,7 @@ from marginkit.bounds.graph.graph import Graph, affine, nonlinear, rounded
 from marginkit.bounds.graph.ops import Interval, LinearBounds, Nonlinear
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier
 from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.envelopes import Blend, Envelope, single
 from marginkit.bounds.subdomains import Subdomains
 
 LINES = ("lower_slope", "lower_offset", "upper_slope", "upper_offset")
@@ -55,6 +56,7 @@ class Relaxed:
         start: the node that is bounded.
         targets: linear functions of that node [k, *shape].
         intervals: that hold every node's values in the ball [1, *shape].
+        envelopes: by node, of all its undecided units.
     """
 
     graph: Graph
@@ -62,6 +64,7 @@ class Relaxed:
     start: int
     targets: Tensor
     intervals: Sequence[Interval]
+    envelopes: Mapping[int, Envelope] = field(default_factory=dict)
 
     def single(self) -> Relaxed:
         """In float32: as good to climb with. What it finds is no proof before float64 has seen it."""
@@ -74,6 +77,7 @@ class Relaxed:
         return Relaxed(
             rounded(self.graph, torch.float32), Ball(x, radius, self.ball.norm, low, high), self.start,
             self.targets.float(), [(low.float(), high.float()) for low, high in self.intervals],
+            single(self.envelopes),
         )  # fmt: skip
 
     @cached_property
@@ -146,7 +150,17 @@ class Relaxed:
         alpha, zeros = torch.where(high > -low, 1.0, self.least).to(low), torch.zeros_like(low)
         nothing = torch.full((k,), -torch.inf, dtype=low.dtype, device=low.device)
         rival = torch.arange(k, device=low.device)
-        return Subdomains(rival, low, high, zeros, alpha, zeros, nothing, torch.full_like(rival, -1))
+        weight, toward = zeros[:, :0], zeros[:, :0]
+        if self.envelopes:
+            weight, toward = zeros.clone(), zeros.new_zeros(k, self.ball.x.numel())
+            for j, envelope in self.envelopes.items():
+                weight[:, self.undecided[j].place] = float(envelope.first)
+        pick = torch.full_like(rival, -1)
+        return Subdomains(rival, low, high, zeros, alpha, zeros, weight, toward, nothing, pick)
+
+    def blend(self, parts: Subdomains) -> Blend | None:
+        """How the parts mix their lines with planes, where there are any."""
+        return Blend(parts.weight, parts.undecided, parts.toward) if self.envelopes else None
 
     def lines(self, parts: Subdomains, alpha: Tensor | None = None) -> LinearRelaxation:
         """Of the undecided units [m, units]; the rectifiers' lower ones have the slopes alpha."""

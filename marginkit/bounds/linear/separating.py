@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,40 @@ from scipy import optimize
 from torch import Tensor
 
 from marginkit.bounds.linear.ball import Ball
-from marginkit.bounds.linear.clipping import on_cube
+from marginkit.bounds.linear.cube import on_cube
 from marginkit.bounds.linear.passes import Planes, through
-from marginkit.bounds.linear.refreshing import Layer
+from marginkit.bounds.linear.relaxed import Relaxed, Units, one_hot
 from marginkit.bounds.subdomains import Subdomains
 
 MARGIN = 1e-9  # of a bound's terms, by which it has to be above 0
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Units that are undecided, and what comes before them.
+
+    Attributes:
+        units: of one nonlinear node.
+        before: the network up to what goes into them.
+    """
+
+    units: Units
+    before: Relaxed
+
+    def targets(self, unit: Tensor) -> Tensor:
+        """What goes into these of the units, and then the negatives, as functions of the last node."""
+        node = self.before.graph.nodes[self.before.start]
+        return one_hot(self.units.index[unit], node.shape, self.before.ball.x)
+
+
+def layers(relaxed: Relaxed) -> list[Layer]:
+    """Of a network, the first first."""
+    sources = {j: relaxed.graph.nodes[j].inputs[0] for j in relaxed.undecided}
+    return [
+        Layer(units, replace(relaxed, start=sources[j], targets=relaxed.targets[:0]))
+        for j, units in relaxed.undecided.items()
+        if len(units.index)
+    ]
 
 
 def separated(some: Sequence[Layer], ball: Ball, parts: Subdomains, planes: Planes) -> tuple[Tensor, Tensor]:
@@ -36,7 +65,8 @@ def separated(some: Sequence[Layer], ball: Ball, parts: Subdomains, planes: Plan
     empty, points = torch.zeros(len(parts), dtype=torch.bool), planes.point.clone()
     low, high = ball.interval()
     for i in range(len(parts)):
-        normal, level = on_cube(ball, Planes.join([planes[i : i + 1], *_constraints(some, parts[i : i + 1])]))
+        every = Planes.join([planes[i : i + 1], *_constraints(some, parts[i : i + 1])])
+        normal, level = on_cube(ball, every.normal, every.level)
         where, bound = _apart(normal.cpu().numpy(), level.cpu().numpy())
         empty[i] = bound > 0
         if where is not None:

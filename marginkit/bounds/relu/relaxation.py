@@ -171,7 +171,18 @@ class Relaxation:
         """The whole ball, once for each rival."""
         free = torch.full((1, self.network.units), torch.inf, dtype=torch.float64)
         zeros, none = torch.zeros_like(free), torch.zeros(1, dtype=torch.float64)
-        one = Subdomains(rivals[:1], -free, free, zeros, zeros, zeros, none, torch.full((1,), -1))
+        one = Subdomains(
+            rivals[:1],
+            -free,
+            free,
+            zeros,
+            zeros,
+            zeros,
+            zeros[:, :0],
+            zeros[:, :0],
+            none,
+            torch.full((1,), -1),
+        )
         ends = [self._ball(1, radius).interval()]
         for k, (size, slope) in enumerate(zip(self.network.sizes, self.network.slopes, strict=True)):
             middle = self.network.layer(k, [(low + high) / 2 for low, high in ends])

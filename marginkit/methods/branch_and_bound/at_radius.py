@@ -29,7 +29,7 @@ from marginkit.methods.crown import ahead
 from marginkit.norms import L2, LINF
 
 FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units
-HIDDEN, CLIMBS = 5, 20  # for each hidden unit, and by balls in L2
+HIDDEN, CLIMBS = 10, 20  # for each hidden unit, and by balls in L2
 BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
 CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
 PARTS = 1_000_000  # that are bounded in all
@@ -119,17 +119,18 @@ class AtRadius:
     parts: int = 0
     turns: int = 0
 
-    @property
-    def batch(self) -> int:
+    def batch(self, relaxed: Relaxed) -> int:
         """Parts that are halved at a time."""
-        numbers = sum(prod(node.shape) for node in self.relaxed.graph.nodes)
+        numbers = sum(prod(node.shape) for node in relaxed.graph.nodes)
+        numbers += sum(envelope.slope.numel() for envelope in relaxed.envelopes.values())
         least, most = BATCHES
         return min(most, max(least, CACHED // numbers))
 
     def decide(self, radius: float) -> Decision:
         """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
         network = tightened(self.relaxed, HIDDEN, self.deadline)
-        open_, batch = self._begun(network), self.batch
+        open_, batch = self._begun(network), self.batch(network.relaxed)
+        network = network.trimmed(open_)
         while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
             taken = split(network.single, open_[order[:batch]])
@@ -149,7 +150,7 @@ class AtRadius:
             return self._examined(network, root, FIRST, root[:0])
         open_ = carried(self.left.parts, self.left.relaxed, network.relaxed)
         done = list[Subdomains]()
-        for some in torch.split(torch.arange(len(open_)), 2 * self.batch):
+        for some in torch.split(torch.arange(len(open_)), 2 * self.batch(network.relaxed)):
             if self.witness is not None or time.monotonic() >= self.deadline:
                 done.append(open_[some])
             else:
@@ -196,4 +197,5 @@ class AtRadius:
 
 def _size(parts: Subdomains) -> int:
     """Bytes."""
-    return sum(getattr(parts, name).nbytes for name in ("low", "high", "split", "alpha", "beta"))
+    names = ("low", "high", "split", "alpha", "beta", "weight", "toward")
+    return sum(getattr(parts, name).nbytes for name in names)

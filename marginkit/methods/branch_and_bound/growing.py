@@ -14,7 +14,7 @@ from marginkit.methods.search.polishing import UNITS, polish
 START, MOST = 0.25, 0.5  # shares of what is between both ends: the first ball, and the largest
 SLICE = 0.6  # of the time that is left, for one ball
 NEARLY = 0.95  # of the upper end: from there on all of it
-FASTER, FARTHEST = 4.0, 0.02  # how a ball of the upper end shrinks while such balls hold adversarial inputs
+FASTER, FARTHEST = 4.0, 0.02  # how a ball of the upper end shrinks while what it holds is hardly nearer
 ROUNDS = 200  # balls; the clock ends most searches before
 
 
@@ -47,7 +47,8 @@ def grown(
             left = found.left
         if found.witness is not None:
             witness, upper = _nearer(sample, found.witness, (witness, upper))
-        closer = min(FARTHEST, FASTER * closer) if found.witness is not None else tolerance / 2
+        barely = near and found.witness is not None and upper > radius * (1 - tolerance)
+        closer = min(FARTHEST, FASTER * closer) if barely else tolerance / 2
         share = min(MOST, 2 * share) if found.proved else share / 2
     return lower, witness
 

@@ -1,0 +1,159 @@
+"""Planes above ReLUs over a box, in which every entry of the input has a slope of its own.
+
+Let z <= p(u) = <g, u> + b on the cube [-1, 1]^d, U be the largest p, m_i = 2 |g_i| and
+t_i = (1 + sign(g_i) u_i) / 2, so that p = U - sum m_i (1 - t_i). Then for all shares s_i in [0, 1]
+
+    relu(z) <= relu(p) <= sum s_i m_i t_i + max(0, U - sum s_i m_i),
+
+since the sum is not below 0, and p less the sum is largest at t = 1. Equal shares U / sum m_i give the chord
+of a ReLU; the least of all such planes at a point is the concave envelope of relu(p), and so in a corner of
+the cube relu(p) itself. (The hull of a ReLU over its inputs' box: Anderson et al., arXiv 1811.01988; its use
+in bounds: Tjandraatmadja et al., arXiv 2006.14076. There the box is that of the layer before.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+TINY = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Envelope:
+    """Planes above what goes into one node's k undecided units, over the cube [-1, 1]^d.
+
+    Attributes:
+        support: entries outside which a plane's coefficients are zero [k, s].
+        slope: coefficients there [k, s].
+        most: the largest value of each plane [k].
+        useful: whether a unit's planes are worth their time [k].
+        first: whether the planes are what goes into the units, because no nonlinear node comes before.
+        entries: d.
+    """
+
+    support: Tensor
+    slope: Tensor
+    most: Tensor
+    useful: Tensor
+    first: bool
+    entries: int
+
+    @staticmethod
+    def of(normal: Tensor, level: Tensor, first: bool) -> Envelope:
+        """Of planes <normal, u> + level [k, d], [k]."""
+        widest = max(1, int((normal != 0).sum(1).amax()))
+        support = normal.abs().topk(widest, dim=1).indices.sort(1).values
+        most, useful = level + normal.abs().sum(1), torch.ones_like(level, dtype=torch.bool)
+        return Envelope(support, normal.gather(1, support), most, useful, first, normal.shape[1])
+
+    def single(self) -> Envelope:
+        """In float32."""
+        return replace(self, slope=self.slope.float(), most=self.most.float())
+
+    def __getitem__(self, rows: Tensor) -> Envelope:
+        names = (f.name for f in fields(self) if f.name not in ("first", "entries"))
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+    def at(self, points: Tensor) -> Tensor:
+        """Entries of points [m, d] on the planes' support [m, k, s]; [m, 1, s] where that is everything."""
+        if self.support.shape[1] == self.entries:
+            return points.unsqueeze(1)
+        return points.index_select(1, self.support.flatten()).view(len(points), *self.support.shape)
+
+    def shares(self, toward: Tensor) -> tuple[Tensor, Tensor]:
+        """For planes that are low near points [m, d]: shares [m, k, s], and what they sum up to [m, k].
+
+        From equal ones on, those of terms that are large there fall and those of small ones rise; then all
+        are scaled until the plane has no constant.
+        """
+        size = 2 * self.slope.abs()
+        total = size.sum(1).clamp(min=TINY)
+        most = torch.minimum(self.most, total).clamp(min=0)
+        near = self.at(toward)
+        mean = (near * self.slope).sum(2) / total
+        shares = torch.addcmul(
+            (most / total + mean).unsqueeze(2), near, self.slope.sign(), value=-0.5
+        ).clamp_(0, 1)
+        sums = (shares * size).sum(2)
+        fall = most / sums.clamp(min=TINY)
+        rise = ((total - most) / (total - sums).clamp(min=TINY)).clamp(max=1)
+        scale = torch.where(sums > most, fall, rise)
+        shift = torch.where(sums > most, 0, 1 - rise)
+        shares.mul_(scale.unsqueeze(2)).add_(shift.unsqueeze(2))
+        return shares, scale * sums + shift * total
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """How much of each unit's upper line is an envelope's plane, and where those planes are low.
+
+    Attributes:
+        weight: of the planes [m, units].
+        undecided: units for which planes count [m, units].
+        toward: points [m, d].
+    """
+
+    weight: Tensor
+    undecided: Tensor
+    toward: Tensor
+
+    def within(self, place: slice) -> Blend:
+        """Of some units."""
+        return replace(self, weight=self.weight[:, place], undecided=self.undecided[:, place])
+
+
+@dataclass(frozen=True, eq=False)
+class Hull:
+    """An envelope's planes for one node of m parts, those that coefficients below 0 ask for.
+
+    Attributes:
+        envelope: of the units asked for.
+        rows: these, among the node's units.
+        asked: [m, k].
+        weight: of the planes, 0 where they aren't asked for [m, k].
+        taken: the part of the coefficients that goes to the planes [m, k].
+        slopes: of the planes [m, len(rows), s].
+        offsets: of the planes [m, len(rows)].
+    """
+
+    envelope: Envelope
+    rows: Tensor
+    asked: Tensor
+    weight: Tensor
+    taken: Tensor
+    slopes: Tensor
+    offsets: Tensor
+
+    @staticmethod
+    def of(envelope: Envelope, coefficients: Tensor, blend: Blend) -> Hull:
+        """For a node's coefficients [m, k]."""
+        asked = blend.undecided & (coefficients < 0) & envelope.useful
+        rows = asked.any(0).nonzero().squeeze(1)
+        some, weight = envelope[rows], torch.where(asked, blend.weight, 0)
+        shares, sums = some.shares(blend.toward)
+        offsets = (some.most - sums).clamp(min=0) + sums / 2
+        return Hull(some, rows, asked, weight, weight * coefficients, shares.mul_(some.slope), offsets)
+
+    def back(self) -> tuple[Tensor, Tensor]:
+        """What is taken as functions of the cube: normals [m, d] and levels [m]."""
+        taken, support = self.taken[:, self.rows], self.envelope.support
+        level = (taken * self.offsets).sum(1)
+        if support.shape[1] == self.envelope.entries:
+            return (taken.unsqueeze(1) @ self.slopes).squeeze(1), level
+        terms = (self.slopes * taken.unsqueeze(2)).flatten(1)
+        normal = terms.new_zeros(len(taken), self.envelope.entries)
+        return normal.scatter_add_(1, support.view(1, -1).expand(len(taken), -1), terms), level
+
+    def above(self, point: Tensor, lines: Tensor) -> Tensor:
+        """The planes' values at points [m, d], for units asked for; the lines' for all others [m, k]."""
+        terms = torch.linalg.vecdot(self.slopes, self.envelope.at(point))
+        return torch.where(self.asked, lines.index_copy(1, self.rows, terms + self.offsets), lines)
+
+
+def single(envelopes: Mapping[int, Envelope]) -> Mapping[int, Envelope]:
+    """In float32."""
+    return {j: envelope.single() for j, envelope in envelopes.items()}

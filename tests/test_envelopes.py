@@ -1,0 +1,100 @@
+"""Planes above ReLUs over a box: by enumeration of its corners, and by closed forms."""
+
+import itertools
+
+import pytest
+import torch
+
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.cube import in_cube, off_cube, on_cube
+from marginkit.bounds.linear.envelopes import Blend, Envelope, Hull
+from marginkit.norms import LINF
+
+ENTRIES, UNITS = 6, 40
+CORNERS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=ENTRIES)), dtype=torch.float64)
+
+
+def planes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some of them without all entries, some positive or negative everywhere."""
+    torch.manual_seed(seed)
+    normal = torch.randn(UNITS, ENTRIES, dtype=torch.float64)
+    if seed % 2:
+        normal = normal * (torch.rand_like(normal) < 0.5)
+    return normal, 2 * torch.randn(UNITS, dtype=torch.float64)
+
+
+def hull(normal: torch.Tensor, level: torch.Tensor, toward: torch.Tensor) -> Hull:
+    ones = torch.ones(len(toward), UNITS, dtype=torch.float64)
+    return Hull.of(Envelope.of(normal, level, True), -ones, Blend(ones, ones > 0, toward))
+
+
+def values(found: Hull, points: torch.Tensor) -> torch.Tensor:
+    """Of the first part's planes at points [n, units]."""
+    one = Hull(**{**vars(found), **{k: vars(found)[k][:1] for k in ("asked", "slopes", "offsets")}})
+    return torch.cat(
+        [one.above(point.unsqueeze(0), torch.zeros_like(one.asked[:1]).double()) for point in points]
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("far", [0.0, 0.5, 2.0, 50.0])
+def test_planes_are_above_the_relu_in_every_corner(seed, far):
+    """And so everywhere: below a plane, and convex."""
+    normal, level = planes(seed)
+    found = hull(normal, level, far * torch.randn(1, ENTRIES, dtype=torch.float64))
+    assert (values(found, CORNERS) >= (CORNERS @ normal.T + level).relu() - 1e-12).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_in_the_middle_they_are_chords(seed):
+    normal, level = planes(seed)
+    length = normal.abs().sum(1)
+    low, high = level - length, level + length
+    around_0 = (low < 0) & (high > 0)
+    chord = high / (high - low) * (CORNERS @ normal.T + level - low)
+    found = values(hull(normal, level, torch.zeros(1, ENTRIES, dtype=torch.float64)), CORNERS)
+    torch.testing.assert_close(found[:, around_0], chord[:, around_0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_far_towards_a_corner_they_touch_the_relu_there(seed):
+    normal, level = planes(seed)
+    for corner in CORNERS[::7]:
+        found = values(hull(normal, level, 1e9 * corner.unsqueeze(0)), corner.unsqueeze(0))[0]
+        torch.testing.assert_close(found, (normal @ corner + level).relu(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_way_back_is_the_planes_combination(seed):
+    """With the weights of a blend; what isn't undecided or has a coefficient above 0 is left out."""
+    normal, level = planes(seed)
+    torch.manual_seed(seed)
+    coefficients = torch.randn(3, UNITS, dtype=torch.float64)
+    blend = Blend(
+        torch.rand_like(coefficients), torch.rand_like(coefficients) < 0.7, torch.randn(3, ENTRIES).double()
+    )
+    found = Hull.of(Envelope.of(normal, level, False), coefficients, blend)
+    back, offset = found.back()
+    taken = torch.where(blend.undecided & (coefficients < 0), blend.weight * coefficients, 0)
+    torch.testing.assert_close(found.taken, taken)
+    for corner in CORNERS[::9]:
+        above = found.above(corner.expand(3, -1), torch.zeros_like(taken))
+        torch.testing.assert_close(back @ corner + offset, (taken * above).sum(1))
+
+
+def test_functions_of_the_box_are_functions_of_the_cube_and_back():
+    """Also where a side has no length."""
+    torch.manual_seed(0)
+    x = torch.rand(1, ENTRIES, dtype=torch.float64)
+    x[0, 0] = 1
+    room = -x.clone(), 1 - x
+    room[0][0, 1] = room[1][0, 1] = 0
+    ball = Ball(x, torch.tensor([0.3], dtype=torch.float64), LINF, *room)
+    normal, level = torch.randn(5, ENTRIES, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    low, high = ball.interval()
+    points = low + (high - low) * torch.rand(9, ENTRIES, dtype=torch.float64)
+    wanted = points @ normal.T + level
+    on, height = on_cube(ball, normal, level)
+    torch.testing.assert_close(in_cube(ball, points) @ on.T + height, wanted)
+    off, height = off_cube(ball, on, height)
+    torch.testing.assert_close(points @ off.T + height, wanted)
