@@ -158,6 +158,8 @@ def value_for(option: click.Option) -> object:
         return "x=images,y=labels"
     if option.name == "bounds":
         return [0, 2]
+    if option.name == "batch_size":
+        return "auto"
     return "0.5" if option.name in ("noise", "clip") else "text"
 
 

@@ -241,6 +241,9 @@ MISTAKES = [
     ("measure --time-limit pgd=5", 2, "a time limit is given for 'pgd'"),
     ("measure --dtype float8", 2, "'float8' is not one of"),
     ("measure --resume --overwrite", 2, "give one"),
+    ("measure --batch-size many", 2, "neither auto nor a number from 1 up"),
+    ("measure --batch-size 0", 2, "neither auto nor a number from 1 up"),
+    ("evaluate --batch-size auto", 2, "'auto' is not a valid integer"),
     (
         "measure --resume --out a.h5 --methods deepfool --limit 20 --option deepfool.steps=3",
         1,

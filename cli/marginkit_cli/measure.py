@@ -18,10 +18,10 @@ from .options import (
     data_options,
     details_option,
     grouped,
+    measure_run_options,
     model_options,
     names,
     output_options,
-    run_options,
     tracking_option,
     write_json,
 )
@@ -135,7 +135,7 @@ FLAGS = ("--resume", "--overwrite", "-q", "-qq", "--quiet", "-v", "--verbose", "
 )
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are doubts about the measurement.")
 @data_options
-@run_options
+@measure_run_options
 @tracking_option
 @details_option
 @output_options
@@ -178,7 +178,7 @@ def measure(
     bounds: Bounds | None,
     device: str,
     seed: int,
-    batch_size: int,
+    batch_size: int | str,
     workers: int,
     log_to: tuple[str, ...],
     json_file: Path | None,

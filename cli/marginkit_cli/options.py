@@ -53,6 +53,15 @@ def assignments(text: str) -> dict[str, str]:
     return dict(assignment(part.strip()) for part in text.split(",") if part.strip())
 
 
+def size(text: str) -> int | str:
+    """A number from 1 up, or `auto`."""
+    if text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise click.BadParameter(f"{text!r} is neither auto nor a number from 1 up")
+    return int(text)
+
+
 PATH = click.Path(path_type=Path, dir_okay=False)
 STRICT = 3  # exit code where --strict finds doubts
 
@@ -126,14 +135,20 @@ data_options = _together(
     ]
 )
 
+_run = [
+    click.option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
+    click.option("--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random."),
+    click.option(
+        "--workers",
+        type=click.IntRange(0),
+        default=defaults.WORKERS,
+        show_default=True,
+        help="Processes that load images ahead.",
+    ),
+]
 run_options = _together(
     [
-        click.option(
-            "--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda, cuda:1, ..."
-        ),
-        click.option(
-            "--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random."
-        ),
+        *_run[:2],
         click.option(
             "--batch-size",
             type=click.IntRange(1),
@@ -141,13 +156,21 @@ run_options = _together(
             show_default=True,
             help="Samples at a time.",
         ),
+        *_run[2:],
+    ]
+)
+measure_run_options = _together(
+    [
+        *_run[:2],
         click.option(
-            "--workers",
-            type=click.IntRange(0),
-            default=defaults.WORKERS,
+            "--batch-size",
+            type=size,
+            default=str(defaults.BATCH_SIZE),
             show_default=True,
-            help="Processes that load images ahead.",
+            metavar="N",
+            help="Samples at a time; auto for the fastest of a short trial.",
         ),
+        *_run[2:],
     ]
 )
 

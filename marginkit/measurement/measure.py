@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from marginkit.events import Event, Finished, Noted, NothingNew, OnEvent, both, 
 from marginkit.guard.passes import Meter
 from marginkit.measurement.assembly import Assembly
 from marginkit.measurement.batch import BatchRunner, Clock
+from marginkit.measurement.batch_size import checked, sized
 from marginkit.measurement.describe import Description, completed, dependencies, provenance
 from marginkit.measurement.event_log import EventLog
 from marginkit.measurement.in_memory import run_in_memory
@@ -59,7 +60,7 @@ def measure(
     first: int | None = None,
     device: Any = defaults.DEVICE,
     dtype: str | None = None,
-    batch_size: int = defaults.BATCH_SIZE,
+    batch_size: int | Literal["auto"] = defaults.BATCH_SIZE,
     workers: int = defaults.WORKERS,
     shard: Shard = (1, 1),
     time_limits: Mapping[str, float] | None = None,
@@ -89,7 +90,8 @@ def measure(
         first: only so many samples, the first.
         device: where to compute; the model is moved there. `auto` is the GPU where there is one.
         dtype: float32, float64 or bfloat16, with witnesses verified in float64; None for the model's own.
-        batch_size: samples at a time; changes no result by more than rounding.
+        batch_size: samples at a time; changes no result by more than rounding. `auto` takes the fastest of a
+            short trial, or what the file to resume has.
         workers: processes that load images ahead.
         shard: (i, n), only the i-th of n runs of batches.
         time_limits: seconds by method's name, checked between batches; samples left get status TIMEOUT.
@@ -114,7 +116,8 @@ def measure(
     common = {"layers": tuple(layers), "seed": seed}
     options = _at_properties(methods, options, data.properties)
     asked = Asked(_methods(methods, options, common), tuple(norms), bounds, limits, tuple(search_at))
-    plan = _plan(data, limit, first, seed, batch_size, shard)
+    size = checked(batch_size, shard)
+    plan = _plan(data, limit, first, seed, size or defaults.BATCH_SIZE, shard)
     chosen_by = {} if plan.chosen is None else {"choice": {"samples": plan.count, "seed": seed}}
     measurement = Measurement(
         asked,
@@ -135,6 +138,8 @@ def measure(
             ((_, few, _),) = loader([range(min(LOOKED_AT, len(data)))])
             if remark := asked.left_out(models.plain, few):
                 on_event(Noted(remark))
+            if size is None:
+                measurement = sized(measurement, models.search, few, ranks, on_event)
             return _run(measurement.resolved(models.plain, few), models, data, ranks, on_event)
 
 
