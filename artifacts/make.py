@@ -2,7 +2,8 @@
 
 For each data set: models trained in several ways, a table of the margins of test samples for each, and
 report.md, which compares them with cross-entropy. `--check` makes them in a temporary folder instead and says
-whether the files here are what comes out. networks.py says what is made.
+whether the files here are what comes out. `--columns crown.l2` trains nothing: it measures these columns of
+the networks here anew and leaves the others as they are. networks.py says what is made.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,11 +26,12 @@ from marginkit.comparison.settings import Settings
 from marginkit.comparison.study import Study
 from marginkit.data.dataset import Source
 from marginkit.data.sources import load
+from marginkit.defaults import NORMS
 from marginkit.measurement.measure import measure_file
 from marginkit.models.checkpoint import Checkpoint
 from marginkit.report import markup
 from marginkit.table.reading import read
-from marginkit.table.summary import accuracy
+from marginkit.table.summary import accuracy, median
 from marginkit.table.table import MarginTable
 from marginkit.table.writing import write
 from marginkit.training.loop import train
@@ -55,13 +58,20 @@ def fit(name: str, way: str, at: Path, root: Path) -> Checkpoint:
     return found
 
 
-def measured(name: str, way: str, at: Path, root: Path) -> MarginTable:
+def methods_of(name: str, way: str) -> tuple[str, ...]:
+    """Those that measure it."""
+    return SETS[name].networks[way].methods or SETS[name].methods
+
+
+def measured(
+    name: str, way: str, at: Path, root: Path, methods: Sequence[str], norms: Sequence[str] = NORMS
+) -> MarginTable:
     """The margins of a network's test samples: of the first, of image folders spread over the classes."""
     what, folders = SETS[name], name == "cifar10"
-    methods = what.networks[way].methods or what.methods
     table, _ = measure_file(
         at,
         methods,
+        norms,
         options={"crown": CROWN} if "crown" in methods else {},
         dataset=f"imagefolder:{root / name}" if folders else None,
         source=Source(root=root),
@@ -80,8 +90,28 @@ def make(job: tuple[str, str, Path, Path]) -> str:
     name, way, folder, root = job
     at = folder / f"{way}.pt"
     fit(name, way, at, root)
-    write(measured(name, way, at, root), at.with_suffix(".h5"))
+    write(measured(name, way, at, root, methods_of(name, way)), at.with_suffix(".h5"))
     return f"{name}/{way}"
+
+
+def renew(folder: Path, name: str, way: str, root: Path, columns: Sequence[str]) -> list[str]:
+    """Measures these columns of a table here anew, where it has them; says what became of their medians."""
+    at, said = folder / f"{way}.pt", list[str]()
+    table = read(at.with_suffix(".h5"))
+    for wanted in columns:
+        method, norm = wanted.rsplit(".", 1)
+        if method not in methods_of(name, way):
+            continue
+        found = measured(name, way, at, root, (method,), (norm,))
+        if not np.array_equal(found.index, table.index) or not np.array_equal(found.hash, table.hash):
+            raise click.ClickException(f"{at}: other samples than in the table: make it whole")
+        new = {column.name: column for column in found.columns}
+        before = {column.name: median(column.distance) for column in table.columns if column.name in new}
+        kept = tuple(new.get(column.name, column) for column in table.columns)
+        table = replace(table, columns=kept)
+        said += [f"{name}/{way}: {k} {v:.4g} -> {median(new[k].distance):.4g}" for k, v in before.items()]
+    write(table, at.with_suffix(".h5"))
+    return said
 
 
 def report(folder: Path, names: Sequence[str]) -> None:
@@ -126,14 +156,28 @@ def build(wanted: Sequence[tuple[str, str]], top: Path, root: Path, processes: i
 @click.option("--data-root", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 @click.option("--processes", default=2, show_default=True, help="Models made at the same time, a core each.")
 @click.option("--only", "ways_", multiple=True, metavar="NAME", help="Models; by default all.")
+@click.option("--columns", multiple=True, metavar="METHOD.NORM", help="Measure these anew and nothing else.")
 @click.option("--check", is_flag=True, help="Change nothing; exit with 1 where files are not what is made.")
 def main(
-    names: tuple[str, ...], data_root: Path, processes: int, ways_: tuple[str, ...], check: bool
+    names: tuple[str, ...],
+    data_root: Path,
+    processes: int,
+    ways_: tuple[str, ...],
+    columns: tuple[str, ...],
+    check: bool,
 ) -> None:
     """Makes the artifacts of these data sets, by default of all."""
+    wanted = [(n, way) for n in names or SETS for way in SETS[n].networks if not ways_ or way in ways_]
+    if columns:
+        torch.set_num_threads(1)
+        for name, way in wanted:
+            for line in renew(HERE / name, name, way, data_root, columns):
+                click.echo(line)
+        for name in dict.fromkeys(name for name, _ in wanted):
+            report(HERE / name, list(SETS[name].networks))
+        return
     with TemporaryDirectory() as temporary:
         made = Path(temporary)
-        wanted = [(n, way) for n in names or SETS for way in SETS[n].networks if not ways_ or way in ways_]
         build(wanted, made, data_root, processes)
         if not check:
             for name in dict.fromkeys(name for name, _ in wanted):

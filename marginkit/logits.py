@@ -76,6 +76,12 @@ def differences(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[T
     return scores.gather(1, y.unsqueeze(1)) - scores.gather(1, rival)
 
 
+def ahead(y: Labels, rival: Int[Tensor, "n k"], scores: Scores) -> Float[Tensor, "n k classes"]:
+    """These differences as linear functions of the scores."""
+    unit = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    return unit[y].unsqueeze(1) - unit[rival]
+
+
 def logit_margin(scores: Scores, y: Labels) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
     """f_y - max_{j != y} f_j, and that j; not positive exactly where the sample is misclassified or tied."""
     rival = rivals(scores, y, 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -54,6 +56,24 @@ def test_every_model_was_trained_as_the_code_says(make):
             (network.recipe, kept.training["recipe"]),
         ):
             assert said == {key: is_[key] for key in said}, name
+
+
+def test_a_column_is_measured_anew_and_the_others_stay(make, tmp_path):
+    for end in (".pt", ".h5"):
+        copy(available(end)["digits/hinge"], tmp_path / f"hinge{end}")
+    at = tmp_path / "hinge.h5"
+    before = read(at)
+    column = before["crown.linf"]
+    spoilt = replace(column, distance=np.zeros(len(before)), rival=np.full(len(before), -1, dtype=np.int32))
+    write(replace(before, columns=tuple(spoilt if c is column else c for c in before.columns)), at)
+    said = make["renew"](tmp_path, "digits", "hinge", Path(), ["crown.linf", "lipschitz.l2"])
+    after = read(at)
+    assert said == [f"digits/hinge: crown.linf 0 -> {np.median(after['crown.linf'].distance):.4g}"]
+    for old, new in zip(before.columns, after.columns, strict=True):
+        assert (old.name, old.options) == (new.name, new.options)
+        np.testing.assert_allclose(new.distance, old.distance, rtol=1e-3)
+        assert new.name == "crown.linf" or np.array_equal(new.distance, old.distance)
+    assert before.meta == after.meta
 
 
 def test_checkpoints_are_small():

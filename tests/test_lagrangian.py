@@ -106,13 +106,13 @@ def test_norms_of_convolutions_are_no_less_than_their_singular_values(
     true = torch.linalg.matrix_norm(matrix, 2)
     assert true <= convolution_norm(op, shape) <= 1.3 * true
     assert true <= matrix_norm(matrix) <= true * (1 + 1e-8)
-    lengths = row_lengths(op, [shape])
+    lengths = row_lengths(op, [shape], L2)
     torch.testing.assert_close(lengths.flatten(), matrix.norm(dim=1))
 
 
 def test_row_lengths_of_a_matrix():
     weight = drawn(4, 6)
-    torch.testing.assert_close(row_lengths(Dense(weight, drawn(4)), [(6,)])[0], weight.norm(dim=1))
+    torch.testing.assert_close(row_lengths(Dense(weight, drawn(4)), [(6,)], L2)[0], weight.norm(dim=1))
 
 
 class Residual(nn.Module):
@@ -156,7 +156,7 @@ def test_it_is_never_looser_than_crown_or_the_product_of_norms(name, box):
             propagation = Propagation("crown", stretches=own, climbs=20)
             ours, within = propagation(graph, ball, rows), propagation.enclosure(graph, ball)
             crown = within.lowest(rows, lambda j, c, lines=within.lines: lines[j].backward(c))
-            norms = graph(x) @ targets.T - stretches(graph, L2)[-1] * radius * targets.norm(dim=1)
+            norms = graph(x) @ targets.T - stretches(graph, own)[-1] * radius * targets.norm(dim=1)
             slack = 1e-9 * (1 + ours.abs())
             assert (ours >= crown - slack).all()
             assert (ours >= norms - slack).all()

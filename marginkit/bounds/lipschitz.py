@@ -85,23 +85,25 @@ def metric(matrices: Sequence[Tensor], entries: int) -> Tensor:
     return m
 
 
-def stretches(graph: Graph, norm: Norm) -> list[float]:
+def stretches(graph: Graph, own: Sequence[float]) -> list[float]:
     """For each node a Lipschitz constant as a function of the input: products, and sums over branches.
 
-    Pairs that are sorted move as their inputs do.
+    Pairs that are sorted move as their inputs do. The nodes' own are those of `own_stretches`.
     """
     found = [1.0]
-    for node, own in zip(graph.nodes[1:], own_stretches(graph, norm)[1:], strict=True):
-        found.append(own * sum(found[j] for j in moved_by(node)))
+    for node, mine in zip(graph.nodes[1:], own[1:], strict=True):
+        found.append(mine * sum(found[j] for j in moved_by(node)))
     return found
 
 
-def pulled_back(graph: Graph, norm: Norm, rows: Float[Tensor, "rows classes"]) -> Float[Tensor, "rows"]:
+def pulled_back(
+    graph: Graph, norm: Norm, own: Sequence[float], rows: Float[Tensor, "rows classes"]
+) -> Float[Tensor, "rows"]:
     """Lipschitz constants of linear functions of the scores, none above what `stretches` gives.
 
     Layers whose functions are few enough to be carried back have constants by `reach` too.
     """
-    nodes, own = graph.nodes, own_stretches(graph, norm)
+    nodes = graph.nodes
     found, secants = [rows.new_ones(1)], dict[int, Secants]()
     widest = max(prod(node.shape) for node in nodes)
     for i, node in enumerate(nodes[1:], 1):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from marginkit.bounds.graph.ops import Convolution, Dense, Shape
+from marginkit.norms import Norm
 
 ABOVE = 1 + 1e-9  # for the rounding of singular values
 
@@ -57,9 +58,17 @@ def _ungrouped(op: Convolution) -> Tensor:
     return whole
 
 
-def row_lengths(op: object, shapes: Sequence[Shape]) -> Tensor | None:
-    """The length of each output's coefficients [1, *out], where the operation tells: squares of weights."""
-    if isinstance(op, Dense | Convolution):
-        ones = torch.ones(1, *shapes[0], dtype=op.weight.dtype, device=op.weight.device)
+def row_lengths(op: object, shapes: Sequence[Shape], norm: Norm) -> Tensor | None:
+    """How far each output [1, *out] moves with inputs that move by 1 in the norm, where weights tell.
+
+    In L2 and Linf by sums of the weights' powers; in L1 by the largest one, whether or not padding hides it.
+    """
+    if not isinstance(op, Dense | Convolution):
+        return None
+    ones = torch.ones(1, *shapes[0], dtype=op.weight.dtype, device=op.weight.device)
+    if norm.p == 1:
+        largest = op.weight.abs().flatten(1).amax(1)
+        return largest.view(1, -1, *[1] * (op.weight.ndim - 2)).expand(op(ones).shape)
+    if norm.p == 2:
         return replace(op, weight=op.weight.square(), bias=None)(ones).sqrt()
-    return None
+    return replace(op, weight=op.weight.abs(), bias=None)(ones)

@@ -16,8 +16,8 @@ from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Propagation, Tightness
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.kinds import Kind
-from marginkit.logits import Labels, differences, gradients, linearised_distance, rivals
-from marginkit.methods.certify.certificate import certificate, slack
+from marginkit.logits import Labels, ahead, differences, rivals
+from marginkit.methods.certify.certificate import certificate, predicted, slack
 from marginkit.methods.certify.largest_radius import Prove, largest_proved
 from marginkit.methods.pgd import length_of_box
 from marginkit.norms import Norm, Vectors
@@ -106,18 +106,7 @@ class Crown:
         return prove, rival, differences(scores, y, rival) - lost
 
 
-def ahead(y: Tensor, rival: Tensor, scores: Tensor) -> Tensor:
-    """f_y - f_j as linear functions of the scores [n, rivals, classes]."""
-    unit = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
-    return unit[y].unsqueeze(1) - unit[rival]
-
-
 def _guess(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Tensor:
     """Half of what the linearised classifier predicts; 1 where it predicts nothing."""
-    with torch.enable_grad():
-        inputs = x.clone().requires_grad_()
-        scores = graph(inputs)
-        difference = differences(scores, y, rivals(scores, y, 10))
-        lengths = [norm.dual.length(g) for (g,) in gradients(difference, [inputs])]
-    distance = linearised_distance(difference.detach(), torch.stack(lengths, 1)).amin(1)
+    distance = predicted(graph, x, y, norm)
     return torch.where(distance.isfinite() & (distance > 0), distance / 2, 1.0)

@@ -1,7 +1,8 @@
-"""The radius that a Lipschitz constant proves."""
+"""The radius that Lipschitz constants prove."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import ClassVar, Literal
@@ -11,23 +12,32 @@ from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.graph.ops import Dense
-from marginkit.bounds.lipschitz import LARGEST, metric, pulled_back, stages, stretches
+from marginkit.bounds.linear.ball import Ball
+from marginkit.bounds.linear.undecided import moved
+from marginkit.bounds.lipschitz import LARGEST, metric, own_stretches, pulled_back, stages, stretches
 from marginkit.bounds.reach import operator_norm
 from marginkit.bounds.spectral import ABOVE
 from marginkit.kinds import Kind
-from marginkit.logits import Labels, differences, rivals
-from marginkit.methods.certify.certificate import certificate, slack
+from marginkit.logits import Labels, ahead, differences, rivals
+from marginkit.methods.certify.certificate import certificate, predicted, slack
+from marginkit.methods.certify.largest_radius import largest_kept
+from marginkit.methods.pgd import length_of_box
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
+
+ENTRIES = 2**20  # coefficients at a time
+CARRIED = 2**18  # of a layer's undecided units: more of them cost more than they gain
 
 
 @dataclass(frozen=True)
 class Lipschitz:
-    """min_j (f_y - f_j) / L_j, with L_j a Lipschitz constant of f_y - f_j: a lower end, and nearly free.
+    """min_j (f_y - f_j) / L_j, with L_j a Lipschitz constant of f_y - f_j: a lower end, and cheap.
 
-    The same for all samples up to the gap of their scores, and without a box. Singular values are exact ones
-    of the layers as they are, put upwards; layers too large for that have the geometric mean of their row
-    and column sums.
+    First L_j is one everywhere: the same for all samples, and without a box. Then, with `local`, one within a
+    radius: units that no point within it and the box takes across zero leave the norms. It proves r where
+    min_j (f_y - f_j) / L_j(r) >= r, and the largest such r is looked for. Singular values are exact
+    ones of the layers as they are, put upwards; layers too large for that have the geometric mean of their
+    row and column sums.
 
     Attributes:
         bound: `product` is the product of the layers' operator norms (branches are summed). `layered` is the
@@ -36,10 +46,13 @@ class Lipschitz:
             layers and activations with slopes in [0, 1]; where neither can be had, the product.
         pairwise: the last layer's rows differ by w_y - w_j, whose length is what counts for the pair; without
             it, sqrt(2) (L2) or 2 times the last layer's norm does (Tsuzuku et al., arXiv 1802.04034).
+        local: constants within a radius too; radii are never smaller for it. Left out where `bound` or
+            `pairwise` ask for something looser, and on networks too large for it.
     """
 
     bound: Literal["layered", "product"] = "layered"
     pairwise: bool = True
+    local: bool = True
     kind: ClassVar[Kind] = Kind.LOWER
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
@@ -51,20 +64,25 @@ class Lipschitz:
         scores = graph(x)
         rival = rivals(scores, y, None)
         gap = differences(scores, y, rival) - slack(scores, y, rival)
+        best = self.bound == "layered" and self.pairwise
         with x.device:  # matrices are made where the model is
-            pairs = self._pairs(graph, scores.shape[1], threat)
-            if self.bound == "layered" and self.pairwise:
-                pairs = torch.minimum(pairs, _grouped(graph, scores.shape[1], threat.norm))
-        radius, which = (gap.clamp(min=0) / pairs[y.unsqueeze(1), rival]).min(1)
-        return radius.nan_to_num(nan=torch.inf, posinf=torch.inf), rival.gather(
-            1, which.unsqueeze(1)
-        ).squeeze(1)
+            matrices = stages(graph)
+            own = own_stretches(graph, threat.norm) if best or matrices is None else ()
+            pairs = self._pairs(graph, matrices, own, threat)
+            if best:
+                pairs = torch.minimum(pairs, _grouped(graph, own, scores.shape[1], threat.norm))
+        radius, which = _proved(gap, pairs[y.unsqueeze(1), rival])
+        if self.local and best:
+            known = radius, which
+            radius, which = _within(graph, own, x, y, threat, ahead(y, rival, scores), gap, known)
+        return radius, rival.gather(1, which.unsqueeze(1)).squeeze(1)
 
-    def _pairs(self, graph: Graph, classes: int, threat: Threat) -> Tensor:
+    def _pairs(
+        self, graph: Graph, matrices: list[Tensor] | None, own: Sequence[float], threat: Threat
+    ) -> Tensor:
         """A Lipschitz constant of f_i - f_j for each pair of classes."""
-        matrices = stages(graph)
         if matrices is None:
-            return self._by_nodes(graph, classes, threat.norm)
+            return self._by_nodes(graph, own, threat.norm)
         *hidden, last = matrices
         if threat.mask is not None:
             free = threat.mask.expand(graph.nodes[0].shape).flatten()
@@ -77,11 +95,11 @@ class Lipschitz:
         stretch = prod(float(operator_norm(matrix, threat.norm)) for matrix in hidden)
         return self._of_rows(last, threat.norm) * stretch * ABOVE
 
-    def _by_nodes(self, graph: Graph, classes: int, norm: Norm) -> Tensor:
-        found, last = stretches(graph, norm), graph.nodes[-1]
+    def _by_nodes(self, graph: Graph, own: Sequence[float], norm: Norm) -> Tensor:
+        found, last = stretches(graph, own), graph.nodes[-1]
         if self.pairwise and isinstance(last.op, Dense) and len(last.shape) == 1:
             return self._of_rows(last.op.weight, norm) * found[last.inputs[0]] * ABOVE
-        rows = torch.eye(classes, dtype=torch.float64)
+        rows = torch.eye(*last.shape, dtype=torch.float64)
         return self._of_rows(rows, norm) * found[-1] * ABOVE
 
     def _of_rows(self, weight: Tensor, norm: Norm) -> Tensor:
@@ -92,10 +110,49 @@ class Lipschitz:
         return operator_norm(weight, norm).expand(len(weight), len(weight)) * apart
 
 
-def _grouped(graph: Graph, classes: int, norm: Norm) -> Tensor:
+def _proved(gap: Tensor, constants: Tensor) -> tuple[Tensor, Tensor]:
+    """The radius [n], and which pair stands in the way."""
+    radius, which = (gap.clamp(min=0) / constants).nan_to_num(nan=torch.inf, posinf=torch.inf).min(1)
+    return radius, which
+
+
+def _within(
+    graph: Graph,
+    own: Sequence[float],
+    x: Tensor,
+    y: Tensor,
+    threat: Threat,
+    targets: Tensor,
+    gap: Tensor,
+    known: tuple[Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The radius and the pair that stands in the way, by constants within a radius where these prove more.
+
+    Where no box ends near, none of them is below the gradient at the sample, so none proves more than the
+    linearised distance: nothing beyond it is tried.
+    """
+    widest = max(prod(node.shape) for node in graph.nodes)
+    if gap.shape[1] * widest > ENTRIES:
+        return known
+    low, high = threat.room(x)
+
+    def prove(samples: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
+        found = []
+        for some, at in zip(torch.split(samples, at_once), torch.split(radius, at_once), strict=True):
+            box = (None, None) if low is None or high is None else (low[some], high[some])
+            far = moved(graph, Ball(x[some], at, threat.norm, *box), own, targets[some], CARRIED)
+            found.append(_proved(gap[some], far / at.unsqueeze(1)))
+        return torch.cat([radius for radius, _ in found]), torch.cat([which for _, which in found])
+
+    at_once = max(1, ENTRIES // (16 * widest))
+    most = predicted(graph, x, y, threat.norm).clamp(min=0)
+    return largest_kept(prove, *known, most, length_of_box(x, threat))
+
+
+def _grouped(graph: Graph, own: Sequence[float], classes: int, norm: Norm) -> Tensor:
     """A Lipschitz constant of f_i - f_j for each pair of classes, inf where they are too many."""
     unit = torch.eye(classes, dtype=torch.float64)
     if classes**2 * max(prod(node.shape) for node in graph.nodes) > LARGEST:
         return torch.full_like(unit, torch.inf)
     rows = (unit.unsqueeze(1) - unit).view(-1, classes)
-    return pulled_back(graph, norm, rows).view(classes, classes)
+    return pulled_back(graph, norm, own, rows).view(classes, classes)

@@ -13,14 +13,11 @@ from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, affine, nonlinear
 from marginkit.bounds.graph.ops import Convolution, Interval, LinearBounds, Scale
-from marginkit.bounds.graph.pairs import moved_by
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inner
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure, largest_bound
 from marginkit.bounds.linear.patches import Coefficients, single_entries
 from marginkit.bounds.linear.undecided import Around
-from marginkit.bounds.reach import Secants
-from marginkit.bounds.spectral import row_lengths
 from marginkit.norms import column
 
 CLIMB = 0.5  # of a slope in one step
@@ -72,7 +69,7 @@ class Propagation:
         return self._known(graph, ball).intervals
 
     def _known(self, graph: Graph, ball: Ball) -> _Known:
-        known = _Known(graph, ball)
+        known = _Known(Around(graph, ball, self.stretches, self.entries))
         tighten = [False] * len(graph.nodes)
         for node in graph.nodes:
             if nonlinear(node.op):
@@ -82,14 +79,12 @@ class Propagation:
                 tighten[node.inputs[0]] = inexact and goes_back
         last = max((i for i, node in enumerate(graph.nodes) if nonlinear(node.op)), default=0)
         for i, node in enumerate(graph.nodes[: last + 1]):
-            known.intervals.append(known.forward(i))
-            if self.stretches:
-                known.surround(i, self.stretches[i])
+            known.around.add(i)
             if tighten[i]:
                 known.intervals[i] = self._tightened(known, i)
             if nonlinear(node.op):
                 if self.stretches:
-                    known.decide(i, self.entries)
+                    known.around.decide(i)
                 known.lines[i] = node.op.lines(*known.intervals[node.inputs[0]], self.same)
         return known
 
@@ -158,51 +153,30 @@ def _climbed(lines: LinearRelaxation, up: Tensor, interval: Interval, least: flo
 class _Known:
     """What is known of a graph's nodes so far."""
 
-    graph: Graph
-    ball: Ball
-    intervals: list[Interval] = field(default_factory=list)
+    around: Around
     lines: dict[int, LinearBounds] = field(default_factory=dict)
     constants: dict[int, Tensor] = field(default_factory=dict)
-    centres: list[Tensor] = field(default_factory=list)
-    radii: list[Tensor] = field(default_factory=list)
-    secants: dict[int, Secants] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        """The operations."""
+        return self.around.graph
+
+    @property
+    def ball(self) -> Ball:
+        """Of inputs."""
+        return self.around.ball
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """That hold the nodes' values."""
+        return self.around.intervals
 
     @property
     def enclosure(self) -> Enclosure:
         """For bounds in L2."""
-        return Enclosure(self.graph, self.ball, self.centres, self.radii, self.intervals, self.secants)
-
-    def forward(self, i: int) -> Interval:
-        """The interval rule of node i."""
-        node = self.graph.nodes[i]
-        if node.op is None:
-            return self.ball.interval()
-        return node.op.interval(*(self.intervals[j] for j in node.inputs))
-
-    def surround(self, i: int, stretch: float) -> None:
-        """The ball around node i's values; its interval meets what the balls before it leave an entry."""
-        node = self.graph.nodes[i]
-        if node.op is None:
-            self.centres.append(self.ball.x)
-            self.radii.append(self.ball.radius)
-            return
-        centre = node.op(*(self.centres[k] for k in node.inputs))
-        before: Tensor = sum((self.radii[k] for k in moved_by(node)), torch.zeros_like(self.ball.radius))
-        low, high = self.intervals[i]
-        if (lengths := row_lengths(node.op, [self.graph.nodes[k].shape for k in node.inputs])) is not None:
-            reach = torch.where(lengths > 0, lengths * column(before, centre), 0)
-            low, high = torch.maximum(low, centre - reach), torch.minimum(high, centre + reach)
-            self.intervals[i] = low, high
-        corner = torch.maximum(high - centre, centre - low).reshape(len(centre), -1).norm(dim=1)
-        self.centres.append(centre)
-        self.radii.append(torch.minimum(stretch * before, corner))
-
-    def decide(self, j: int, entries: int) -> None:
-        """What activation j makes of its inputs, and their intervals by the balls before them."""
-        (k,), around = self.graph.nodes[j].inputs, Around(self.graph, self.centres, self.radii, self.secants)
-        found, self.intervals[k] = around.decide(j, self.intervals[k], entries)
-        if found is not None:
-            self.secants[j] = found
+        a = self.around
+        return Enclosure(a.graph, a.ball, a.centres, a.radii, a.intervals, a.secants)
 
     def lowest(
         self, i: int, wanted: Coefficients, stop: bool = False, quick: bool = False

@@ -21,11 +21,10 @@ from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
-from marginkit.logits import rivals
+from marginkit.logits import ahead, rivals
 from marginkit.methods.branch_and_bound.attack import Attack, Sample
 from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
-from marginkit.methods.crown import ahead
 from marginkit.norms import L2, LINF
 
 FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units

@@ -14,10 +14,10 @@ from marginkit.bounds.graph.order import in_order
 from marginkit.bounds.graph.unsupported import Unsupported
 from marginkit.guard.answer import answer
 from marginkit.kinds import Status
-from marginkit.logits import Labels, Scores, differences, logit_margin
+from marginkit.logits import Labels, Scores, differences, gradients, linearised_distance, logit_margin, rivals
 from marginkit.methods.certify.faithful import require_kept, traced
 from marginkit.methods.search.verification import classify, require_inside
-from marginkit.norms import COUNTS, Vectors
+from marginkit.norms import COUNTS, Norm, Vectors
 from marginkit.types import Bracket, Threat
 
 Certify = Callable[[Graph, Tensor, Tensor, Threat], tuple[Tensor, Tensor]]
@@ -88,6 +88,16 @@ def require_norm(threat: Threat) -> None:
     """
     if not threat.norm.is_norm:
         raise Unsupported(f"distances in {threat.norm} ({COUNTS})")
+
+
+def predicted(graph: Graph, x: Tensor, y: Tensor, norm: Norm) -> Float[Tensor, "n"]:
+    """The distance that the linearised classifier predicts, among the nearest ten rivals by score."""
+    with torch.enable_grad():
+        inputs = x.clone().requires_grad_()
+        scores = graph(inputs)
+        difference = differences(scores, y, rivals(scores, y, 10))
+        lengths = [norm.dual.length(g) for (g,) in gradients(difference, [inputs])]
+    return linearised_distance(difference.detach(), torch.stack(lengths, 1)).amin(1)
 
 
 def slack(scores: Scores, y: Labels, rival: Int[Tensor, "n k"]) -> Float[Tensor, "n k"]:

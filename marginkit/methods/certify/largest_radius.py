@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Prove = Callable[[Tensor, Tensor, Tensor], Tensor]
+Point = tuple[Tensor, Tensor]
+FARTHER = 8.0  # the first radius to try beyond one that nothing ends
+Keep = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def largest_proved(
@@ -88,3 +91,66 @@ def _positions(left: Bool[Tensor, "m k"]) -> tuple[Int[Tensor, "m j"], Bool[Tens
     order = left.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :most]
     padding = ~left.gather(1, order)
     return torch.where(padding, order[:, :1], order), padding
+
+
+def largest_kept(
+    prove: Keep,
+    known: Float[Tensor, "n"],
+    blocking: Int[Tensor, "n"],
+    most: Float[Tensor, "n"],
+    limit: Float[Tensor, "n"],
+    precision: float = 2**-6,
+    rounds: int = 8,
+) -> tuple[Float[Tensor, "n"], Int[Tensor, "n"]]:
+    """The largest radius tried with F(r) >= r, where F(r) is what would be proved if constants within r held.
+
+    They hold within r alone. A smaller F(r) proves nothing: what holds of the whole ball, as where a box
+    ends, need not shrink with it.
+    Where F falls with r the best r is the one that F leaves as it is, between r and F(r). There the secant of
+    log F(r) - log r through the last two leads, after a geometric mean at first; it aims just inside.
+
+    Args:
+        prove: (samples, radius) -> F, and what stands in the way.
+        known: what is proved already: the first radius tried.
+        blocking: what stands in its way.
+        most: nothing larger is looked for; samples for which this is hardly more than is known are left.
+        limit: where the ball holds all there is; inf for no end.
+        precision: where F falls, the radius is farther from the best one by at most this share of it, if
+            `rounds` suffice.
+        rounds: radii tried at most.
+
+    Returns:
+        The radius, inf where `limit` itself was proved; and what stands in the way.
+    """
+    known, blocking = torch.where(known < limit, known, torch.inf), blocking.clone()
+    low, high, trial = known.clone(), torch.where(most < limit, most, torch.inf), known.clone()
+    unknown = torch.full_like(known, torch.nan)
+    before = last = (known.log(), unknown)
+    active = ((known > 0) & (high > known * (1 + precision))).nonzero().squeeze(1)
+    for _ in range(rounds):
+        if not len(active):
+            break
+        at = trial[active]
+        value, which = prove(active, at)
+        value = value.nan_to_num(nan=0, posinf=torch.inf).clamp(min=0)
+        proved = value >= at
+        better = active[proved]
+        low[better], blocking[better] = at[proved], which[proved]
+        low[better[at[proved] >= limit[better]]] = torch.inf
+        high[active] = high[active].minimum(torch.maximum(value, at))
+        ratio = (value / at).log() - precision / 2
+        before, last = last, (trial.log(), unknown.index_copy(0, active, ratio))
+        active = active[(high > low * (1 + precision))[active]]
+        trial = _between(low, high, before, last).minimum(limit)
+    return low, blocking
+
+
+def _between(low: Tensor, high: Tensor, before: Point, last: Point) -> Tensor:
+    """The next radius: within the bounds, an eighth from either."""
+    start, end = low.log(), torch.where(high.isfinite(), high, FARTHER * low).log()
+    (a, at_a), (b, at_b) = before, last
+    crossing = torch.where((at_a - at_b).isfinite(), a + (b - a) * at_a / (at_a - at_b), torch.nan)
+    crossing = torch.where(crossing.isfinite(), crossing, (start + end) / 2)
+    margin = (end - start) / 8
+    found: Tensor = torch.minimum(torch.maximum(crossing, start + margin), end - margin).exp()
+    return found
