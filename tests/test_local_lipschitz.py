@@ -19,6 +19,7 @@ from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.spectral import row_lengths
 from marginkit.methods import lipschitz
 from marginkit.methods.certify.largest_radius import largest_kept
+from marginkit.methods.crown import Crown
 from marginkit.methods.exact import Exact
 from marginkit.methods.lipschitz import Lipschitz
 from marginkit.norms import L1, L2, LINF, NORMS
@@ -87,10 +88,34 @@ def test_what_the_box_ends_far_out_proves_nothing_nearer(norm):
     torch.testing.assert_close(anywhere.lower, torch.full((2,), 0.08).double())
 
 
+class Mean(nn.Module):
+    """One value a sample between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        h = self.first(x)
+        return self.last(torch.relu(h - torch.relu(h.mean(1)).unsqueeze(1)))
+
+
+@pytest.mark.parametrize("method", [Lipschitz(), Crown()])
+def test_single_values_between_layers_have_bounds_too(norm, method):
+    model, x = Mean().double(), torch.rand(5, 4).double()
+    y = model(x).argmax(1)
+    found = method(model, x, y, Threat(norm, None, None))
+    assert (found.lower > 0).all(), found.note
+    for center, label, radius in zip(x, y, found.lower, strict=True):
+        assert (model(within(center, float(radius), norm, 500)).argmax(1) == label).all()
+
+
 def test_no_radius_is_above_what_is_found_in_boxes_that_end_near(norm):
     for seed in range(8):
         torch.manual_seed(seed)
-        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+        model = nn.Sequential(
+            nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)
+        ).double()
         x = torch.rand(8, 6).double()
         x[:4] = x[:4].round()
         near = list(both(model, x, Threat(norm)))[1].lower

@@ -158,7 +158,7 @@ def _stretch(op: Affine, shape: Shape, norm: Norm) -> float:
             return float(matrix_norm(op.weight))
         if prod(shape) * entries <= SMALL:
             rows = torch.eye(entries, dtype=torch.float64).view(-1, *op(zero).shape[1:])
-            return float(matrix_norm(op.transpose(rows, [shape])[0].flatten(1)))
+            return float(matrix_norm(op.transpose(rows, [shape])[0].reshape(entries, -1)))
         if isinstance(op, Convolution):
             return float(convolution_norm(op, shape))
     low, high = op.interval((-one, one))

@@ -97,7 +97,7 @@ def reach(
 
 def _moved(a: Tensor, radius: Tensor, norm: Norm) -> Tensor:
     """Of each row, and of all of them [n, rows + 1], where the inputs move by the radius."""
-    a = a.flatten(2)
+    a = a.reshape(*a.shape[:2], -1)
     each = norm.dual.length(a.flatten(0, 1)).view(a.shape[:2]) * ABOVE
     together = operator_norm(a, norm)
     lengths = torch.cat([each, together.unsqueeze(1)], 1)

@@ -138,7 +138,7 @@ class Propagation:
 
 def _clear(climb: Sequence[Tensor]) -> list[Tensor]:
     """A gradient, zero where it has the sign of its rounding."""
-    largest = torch.stack([up.flatten(1).abs().amax(1) for up in climb]).amax(0)
+    largest = torch.stack([up.reshape(len(up), -1).abs().amax(1) for up in climb]).amax(0)
     return [torch.where(up.abs() > NOISE * column(largest, up), up, 0) for up in climb]
 
 

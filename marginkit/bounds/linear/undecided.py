@@ -80,7 +80,7 @@ class Around:
             moved = torch.where(lengths > 0, lengths * column(before, centre), 0)
             low, high = torch.maximum(low, centre - moved), torch.minimum(high, centre + moved)
             self.intervals[i] = low, high
-        corner = norm.length(torch.maximum(high - centre, centre - low))
+        corner = norm.length(_rows(torch.maximum(high - centre, centre - low)))
         self.centres.append(centre)
         self.radii.append(torch.minimum(self.stretches[i] * before, corner))
 
@@ -96,8 +96,8 @@ class Around:
         least, most = secants(op, centre, (low, high))
         among = least < most
         corner = torch.where(among, torch.maximum(high - centre, centre - low), 0)
-        radius = torch.minimum(self.radii[k], self.ball.norm.length(corner) * ABOVE)
-        count = among.flatten(1).sum(1)
+        radius = torch.minimum(self.radii[k], self.ball.norm.length(_rows(corner)) * ABOVE)
+        count = _rows(among).sum(1)
         few = ((count > 0) & (count <= min(ROWS, self.carried // self.widest))).nonzero().squeeze(1)
         widest = max(prod(node.shape) for node in self.graph.nodes[:j])
         each = torch.full_like(centre, torch.inf)
@@ -111,7 +111,7 @@ class Around:
 
     def _carried(self, k: int, among: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
         """How far these entries of node k move, the others by inf, and all of these together."""
-        wanted = among.flatten(1)
+        wanted = _rows(among)
         chosen = wanted.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
         chosen = chosen[:, : int(wanted.sum(1).amax())]  # a sample with fewer has zeros for the rest
         mine = wanted.gather(1, chosen)
@@ -145,6 +145,11 @@ def moved(
         if nonlinear(node.op):
             around.decide(i)
     return reach(graph, around.radii, around.secants, len(graph.nodes) - 1, rows, ball.norm)[0]
+
+
+def _rows(values: Tensor) -> Tensor:
+    """[n, entries], of single values too."""
+    return values.reshape(len(values), -1)
 
 
 def secants(op: object, centre: Tensor, interval: Interval) -> Interval:
