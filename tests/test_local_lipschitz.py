@@ -177,7 +177,7 @@ def test_a_network_too_large_for_it_has_the_constants_that_hold_everywhere(
     norm, monkeypatch, network, samples
 ):
     x, y = samples
-    monkeypatch.setattr(lipschitz, "ENTRIES", 10)
+    monkeypatch.setattr(lipschitz, "AT_MOST", 10)
     few, none = (Lipschitz(local=local)(network, x, y, Threat(norm)).lower for local in (True, False))
     assert torch.equal(few, none)
 

@@ -27,6 +27,7 @@ from marginkit.types import Bracket, Threat
 
 ENTRIES = 2**20  # coefficients at a time
 CARRIED = 2**18  # of a layer's undecided units: more of them cost more than they gain
+AT_MOST = 2**18  # rivals times entries of all nodes: beyond it a sample takes tenths of a second, for little
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ def _within(
     Where no box ends near, none of them is below the gradient at the sample, so none proves more than the
     linearised distance: nothing beyond it is tried.
     """
-    widest = max(prod(node.shape) for node in graph.nodes)
-    if gap.shape[1] * widest > ENTRIES:
+    sizes = [prod(node.shape) for node in graph.nodes]
+    if gap.shape[1] * sum(sizes) > AT_MOST:
         return known
     low, high = threat.room(x)
 
@@ -144,7 +145,7 @@ def _within(
             found.append(_proved(gap[some], far / at.unsqueeze(1)))
         return torch.cat([radius for radius, _ in found]), torch.cat([which for _, which in found])
 
-    at_once = max(1, ENTRIES // (16 * widest))
+    at_once = max(1, ENTRIES // (16 * max(sizes)))
     most = predicted(graph, x, y, threat.norm).clamp(min=0)
     return largest_kept(prove, *known, most, length_of_box(x, threat))
 

@@ -76,7 +76,7 @@ SMOOTH: dict[str, Step] = {
 
 def _zeroed(h: Tensor) -> Tensor:
     h[:, 0] = 0.2
-    h[:, 1] = h[:, -1].clone()
+    h[:, 1:2] = h[:, -1:].clone()  # of one channel nothing
     return h
 
 
