@@ -36,9 +36,13 @@ def relu_network(request):
 
     Seeds with which no sample is missed; docs/methods.md tells of one that is, with another seed.
     """
-    torch.manual_seed(request.param)
-    model = nn.Sequential(nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)).double()
-    x = torch.rand(SAMPLES, FEATURES, dtype=torch.float64)
+    return one_hidden_layer(request.param, FEATURES, SAMPLES)
+
+
+def one_hidden_layer(seed: int, features: int, samples: int) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 3)).double()
+    x = torch.rand(samples, features, dtype=torch.float64)
     return model, x, model(x).argmax(1)
 
 
@@ -110,6 +114,21 @@ def test_relu_networks_distances_are_found(relu_network, norm, box):
     assert np.median(ratio) <= 1.002, ratio
     assert ratio.mean() <= 1.01, ratio
     assert ratio.max() <= 1.05, ratio
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_slow_steps_go_on_towards_the_nearest_input_in_l1(seed):
+    """The mean excess over the exact distance falls to a quarter, nobody ends farther; in L1 alone."""
+    model, x, y = one_hidden_layer(seed, 8, 4)
+    plan = {"starts": ("denser:0",), "stages": ((10, 1, 1.0),), "precision": 2**-20}
+    true = torch.tensor([exact(model, p, int(k), L1, (0.0, 1.0)) for p, k in zip(x.numpy(), y, strict=True)])
+    usual, slow = (Nearest(slow=steps, **plan)(model, x, y, Threat(L1)).upper / true for steps in (0, 40))
+    met = true.isfinite()
+    assert (slow[met] <= usual[met] + 1e-6).all()
+    assert (slow[met] - 1).mean() <= (usual[met] - 1).mean() / 4
+    for norm in (L2, LINF):
+        ends = (Nearest(slow=steps, **plan)(model, x, y, Threat(norm)).upper for steps in (0, 40))
+        assert torch.equal(*ends)
 
 
 def test_more_effort_finds_nearer_inputs(network, norm):
@@ -214,7 +233,7 @@ def test_options_in_the_file_are_those_that_were_used():
         assert asdict(Nearest(effort)) == asdict(options)
     assert asdict(Nearest("tight", rivals=2)) == {**asdict(EFFORTS["tight"]), "rivals": 2}
     assert asdict(replace(Nearest("tight"), units=0)) == {**asdict(EFFORTS["tight"]), "units": 0}
-    assert list(asdict(Nearest())) == ["effort", "rivals", "starts", "stages", "units", "precision"]
+    assert list(asdict(Nearest())) == ["effort", "rivals", "starts", "stages", "slow", "units", "precision"]
     assert Nearest("tight") == Nearest("tight", units=512) != Nearest("fast")
 
 
@@ -264,6 +283,12 @@ def test_steps_in_l1_fit_however_many_features_move(features, effort):
 def test_an_empty_plan_is_refused(options):
     with pytest.raises(UsageError, match="at least one start and one stage"):
         Nearest(**options)
+
+
+@pytest.mark.parametrize("steps", [-1, -40])
+def test_slow_steps_below_none_are_refused(steps):
+    with pytest.raises(UsageError, match=f"slow {steps}"):
+        Nearest(slow=steps)
 
 
 def test_a_start_reads_its_number():

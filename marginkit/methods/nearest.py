@@ -17,9 +17,9 @@ from marginkit.methods.search.linearisation import linearise
 from marginkit.methods.search.nearing import nearing
 from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.refinement import Attempts, refine
-from marginkit.methods.search.starts import Start, attempts
+from marginkit.methods.search.starts import SLOW, Start, attempts
 from marginkit.methods.search.verification import bracket, is_adversarial, shorten
-from marginkit.norms import L2, Vectors, dot
+from marginkit.norms import L1, L2, Vectors, dot
 from marginkit.options import choose
 from marginkit.types import Bracket, Threat
 
@@ -37,6 +37,7 @@ class NearestOptions:
     rivals: int = 4
     starts: tuple[str, ...] = ("denser:0", "own:0", "input:1")
     stages: tuple[Stage, ...] = ((6, 1, 1.0), (15, 1, 1.0))
+    slow: int = 0
     units: int = 0
     precision: float = 2**-10
 
@@ -52,6 +53,7 @@ EFFORTS: dict[str, NearestOptions] = {
         rivals=9,
         starts=NINE,
         stages=((15, 4, 2.0), (20, 1, 1.0), (40, 1, 1.0)),
+        slow=40,
         units=512,
         precision=2**-14,
     ),
@@ -60,6 +62,7 @@ EFFORTS: dict[str, NearestOptions] = {
         rivals=9,
         starts=(*NINE, "l1:0", "linf:2", "l2:0", "l1:2"),
         stages=((15, 6, 2.0), (20, 3, 1.1), (60, 1, 1.0)),
+        slow=60,
         units=2048,
         precision=2**-14,
     ),
@@ -80,8 +83,8 @@ class Nearest(NearestOptions):
 
     Attributes:
         effort: `fast`, `balanced`, `tight`, `thorough` or `exhaustive`; sets every other option that is not
-            given. A sample costs about 20, 45, 370 and 620 passes forward and back; `exhaustive` 25,000 and
-            more on top.
+            given. A sample costs about 20, 45, 370 and 620 passes forward and back, in L1 the `slow` ones
+            besides; `exhaustive` 25,000 and more on top.
         rivals: how many to linearise at the input, those of largest logit.
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
             `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
@@ -89,6 +92,7 @@ class Nearest(NearestOptions):
             times the usual step size; `across` along the steepest direction of another norm), `path:STEPS`
             (a long path with momentum against a penalty on the L2 distance), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
+        slow: steps of a last stage in L1, at `SLOW` of the usual step size; 0 for none.
         units: polish networks of at most so many ReLUs; 0 for none.
         precision: of the last bisection, relative to the distance.
     """
@@ -101,12 +105,14 @@ class Nearest(NearestOptions):
         rivals: int | None = None,
         starts: tuple[str, ...] | None = None,
         stages: tuple[Stage, ...] | None = None,
+        slow: int | None = None,
         units: int | None = None,
         precision: float | None = None,
     ) -> None:
         """The effort's options, but for those given: so the options in a file are those that were used."""
         options: dict[str, Any] = {
-            "rivals": rivals, "starts": starts, "stages": stages, "units": units, "precision": precision
+            "rivals": rivals, "starts": starts, "stages": stages, "slow": slow, "units": units,
+            "precision": precision,
         }  # fmt: skip
         given = {name: value for name, value in options.items() if value is not None}
         super().__init__(**vars(replace(choose(EFFORTS, "effort", effort), **given)))
@@ -116,6 +122,8 @@ class Nearest(NearestOptions):
             raise UsageError(
                 "nearest needs at least one start and one stage, of at least one step and attempt"
             )
+        if self.slow < 0:
+            raise UsageError(f"nearest cannot take slow {self.slow} steps; give 0 for none, or more")
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
@@ -133,6 +141,8 @@ class Nearest(NearestOptions):
             pool = pool[pool.survivors(len(x), keep, within)]
             pool.rewind()
         pool = pool[pool.survivors(len(x), 1, 1.0)]
+        if self.slow and threat.norm is L1:
+            pool = refine(model, x, y, threat, replace(pool, rate=SLOW * pool.rate), self.slow)
         pool = pool[pool.best.isfinite()]
         witness = torch.full_like(x, torch.nan)
         witness[pool.owner] = threat.clip(x[pool.owner], x[pool.owner] + pool.shortest)

@@ -22,6 +22,7 @@ from marginkit.norms import L2, NORMS, Norm, Vectors, along, column
 from marginkit.types import Threat
 
 RATES = {"l1": 1.5, "l2": 1.5, "linf": 1.0}  # of the first step, in its `unit`
+SLOW = 0.3  # of that rate, in a last stage
 WALK, OVERSHOOT = 6, 0.02
 SCALES = (0.1, 0.2, 0.4, 0.8, 1.6)
 TRIES, PATIENCE = 8, 40  # random points for a sample that no start took across, and until one does
