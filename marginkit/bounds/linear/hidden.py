@@ -22,10 +22,10 @@ from marginkit.bounds.linear.separating import Layer, layers
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.norms import LINF
 
-GROUP, ROWS = 512, 64  # units whose functions are made at a time, and functions that climb
+GROUP, ROWS = 64, 64  # units between looks at the clock, and functions that climb at a time
 ENTRIES = 2**25  # of linear functions that are kept
 PLANES = 2**18  # coefficients of a network's envelopes: with more, deep layers go without
-HULLS = 2**27  # of those that a node's functions are bounded with, function by function
+HULLS = 2**26  # of those that a node's functions are bounded with, function by function
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +104,11 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
         before = replace(relaxed, start=i, intervals=list(intervals))
         index, groups = _bent(relaxed, intervals[i], j), list[Planes]()
         before = replace(before, envelopes=_envelopes(before, found, HULLS // max(1, 2 * len(index))))
+        rough = before.single()
         for some in torch.split(index, GROUP):
             if not len(index) or time.monotonic() >= deadline:
                 break
-            groups.append(_bounds(before, some, 0 if relaxed.graph.nodes[i].affine else steps))
+            groups.append(_bounds(before, rough, some, 0 if relaxed.graph.nodes[i].affine else steps))
             intervals[i] = _met(intervals[i], some, groups[-1].value)
         bounded = index[: sum(len(planes.value) // 2 for planes in groups)]
         left -= 2 * len(bounded) * relaxed.ball.x.numel()
@@ -127,11 +128,10 @@ def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
     return index[(low[index] < 0) & (high[index] > 0)] if relaxed.undecided[j].op.piecewise else index
 
 
-def _bounds(before: Relaxed, index: Tensor, steps: int) -> Planes:
-    """Of entries of the last node, and then of their negatives."""
+def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> Planes:
+    """Of entries of the last node, and then of their negatives; by climbs in float32."""
     targets = one_hot(index, before.graph.nodes[before.start].shape, before.ball.x)
-    exact = replace(before, targets=targets)
-    rough = exact.single()
+    exact, rough = replace(before, targets=targets), replace(rough, targets=targets.float())
     parts, rows = rough.root(), torch.arange(len(targets), device=index.device)
     return Planes.join([proved(exact, climbed(rough, parts[few], steps)) for few in torch.split(rows, ROWS)])
 
