@@ -25,7 +25,7 @@ from marginkit.norms import LINF
 from marginkit.types import Threat
 
 HERE = Path(__file__).parent
-EDGE = 1e-6  # of the largest score, by which a witness's rival is to be ahead
+EDGE = 1e-5  # of the largest score, by which the rival is to be ahead: more than the order of sums changes
 GRID = 1e-6  # published radii are multiples of .001: what is apart by less is the same
 
 
