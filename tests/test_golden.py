@@ -49,6 +49,12 @@ def test_columns_mean_the_same(name):
     assert digest(column.witness) == expected["witness"]
 
 
+def test_options_that_came_later_are_what_the_method_did_without_them():
+    column = read(FILE)["nearest.linf"]
+    assert "slow" not in column.options
+    assert column.measured_with == column.options | {"slow": 0}
+
+
 @pytest.mark.parametrize("end", ["lower", "upper"])
 def test_both_ends_of_exact_stand_at_the_input(end):
     column = read(FILE)[f"exact.linf.{end}"]

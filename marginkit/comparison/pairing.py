@@ -52,7 +52,7 @@ def _require_alike(a: MarginTable, b: MarginTable) -> None:
         raise IncompatibleError(f"the tables share no column: {_listed(a)} against {_listed(b)}")
     for name in shared:
         same(f"the kind of {name}", str(a[name].kind), str(b[name].kind))
-        same(f"the options of {name}", a[name].options, b[name].options)
+        same(f"the options of {name}", a[name].measured_with, b[name].measured_with)
 
 
 def _require_same_data(a: MarginTable, b: MarginTable) -> None:

@@ -164,7 +164,7 @@ class Job:
         names = {column.name: column for column in table.columns}
         for request in self.requests:
             for name in names.keys() & request.names:
-                before[name], now[name] = names[name].options, request.options
+                before[name], now[name] = names[name].measured_with, request.options
         if found := difference(plain(before), plain(now)):
             raise MarginkitError(f"{path} has {found}: measure into another file, or --overwrite")
 

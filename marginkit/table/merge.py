@@ -60,7 +60,7 @@ class _Shard:
 def _opened(path: Path) -> _Shard:
     with opened_table(path) as file:
         table = file.rows(light=True)
-        columns = {c.name: {"kind": str(c.kind), **c.options} for c in table.columns}
+        columns = {c.name: {"kind": str(c.kind), **c.measured_with} for c in table.columns}
         kept = table.provenance.without(OWN).plain()
         names = {"columns": columns, "order of columns": list(columns), "witnesses": file.keeps_inputs}
     return _Shard(table, kept | names)

@@ -24,6 +24,7 @@ FORMAT = "marginkit.margins"
 VERSION = 1
 ENDS = ("lower", "upper")  # of a bracket
 NOTES = 5  # a method may fail on every batch in other words
+LATER: dict[str, dict[str, Any]] = {"nearest": {"slow": 0}, "lipschitz": {"local": False}}  # once absent
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class Column:
         """`method.norm`, and the layer for methods that answer at several, or the end for those of both."""
         at_layer = self.kind is Kind.ESTIMATE or self.place != INPUT
         return f"{self.method}.{self.norm}.{self.place}" if at_layer else f"{self.method}.{self.norm}"
+
+    @property
+    def measured_with(self) -> dict[str, Any]:
+        """The options, with those that came after the file was written as they were without being asked."""
+        return LATER.get(self.method, {}) | self.options
 
     @property
     def place(self) -> str:
