@@ -23,26 +23,22 @@ def planes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return normal, 2 * torch.randn(UNITS, dtype=torch.float64)
 
 
-def hull(normal: torch.Tensor, level: torch.Tensor, toward: torch.Tensor) -> Hull:
-    ones = torch.ones(len(toward), UNITS, dtype=torch.float64)
-    return Hull.of(Envelope.of(normal, level, True), -ones, Blend(ones, ones > 0, toward))
-
-
-def values(found: Hull, points: torch.Tensor) -> torch.Tensor:
-    """Of the first part's planes at points [n, units]."""
-    one = Hull(**{**vars(found), **{k: vars(found)[k][:1] for k in ("asked", "slopes", "offsets")}})
-    return torch.cat(
-        [one.above(point.unsqueeze(0), torch.zeros_like(one.asked[:1]).double()) for point in points]
-    )
+def above(
+    normal: torch.Tensor, level: torch.Tensor, toward: torch.Tensor, points: torch.Tensor
+) -> torch.Tensor:
+    """The values at points [n, d] of planes that are low near one of them [d]: [n, units]."""
+    ones = torch.ones(len(points), UNITS, dtype=torch.float64)
+    blend = Blend(ones, ones > 0, toward.expand(len(points), -1))
+    return Hull.of(Envelope.of(normal, level, True), -ones, blend).above(points, torch.zeros_like(ones))
 
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("far", [0.0, 0.5, 2.0, 50.0])
 def test_planes_are_above_the_relu_in_every_corner(seed, far):
-    """And so everywhere: below a plane, and convex."""
+    """And so everywhere: what a ReLU is above a plane is convex, and largest in a corner."""
     normal, level = planes(seed)
-    found = hull(normal, level, far * torch.randn(1, ENTRIES, dtype=torch.float64))
-    assert (values(found, CORNERS) >= (CORNERS @ normal.T + level).relu() - 1e-12).all()
+    found = above(normal, level, far * torch.randn(ENTRIES, dtype=torch.float64), CORNERS)
+    assert (found >= (CORNERS @ normal.T + level).relu() - 1e-12).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -52,7 +48,7 @@ def test_in_the_middle_they_are_chords(seed):
     low, high = level - length, level + length
     around_0 = (low < 0) & (high > 0)
     chord = high / (high - low) * (CORNERS @ normal.T + level - low)
-    found = values(hull(normal, level, torch.zeros(1, ENTRIES, dtype=torch.float64)), CORNERS)
+    found = above(normal, level, torch.zeros(ENTRIES, dtype=torch.float64), CORNERS)
     torch.testing.assert_close(found[:, around_0], chord[:, around_0])
 
 
@@ -60,7 +56,7 @@ def test_in_the_middle_they_are_chords(seed):
 def test_far_towards_a_corner_they_touch_the_relu_there(seed):
     normal, level = planes(seed)
     for corner in CORNERS[::7]:
-        found = values(hull(normal, level, 1e9 * corner.unsqueeze(0)), corner.unsqueeze(0))[0]
+        found = above(normal, level, 1e9 * corner, corner.unsqueeze(0))[0]
         torch.testing.assert_close(found, (normal @ corner + level).relu(), rtol=1e-9, atol=1e-9)
 
 
@@ -78,8 +74,8 @@ def test_the_way_back_is_the_planes_combination(seed):
     taken = torch.where(blend.undecided & (coefficients < 0), blend.weight * coefficients, 0)
     torch.testing.assert_close(found.taken, taken)
     for corner in CORNERS[::9]:
-        above = found.above(corner.expand(3, -1), torch.zeros_like(taken))
-        torch.testing.assert_close(back @ corner + offset, (taken * above).sum(1))
+        heights = found.above(corner.expand(3, -1), torch.zeros_like(taken))
+        torch.testing.assert_close(back @ corner + offset, (taken * heights).sum(1))
 
 
 def test_functions_of_the_box_are_functions_of_the_cube_and_back():

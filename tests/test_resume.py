@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from quickly import measure
@@ -24,6 +26,7 @@ from marginkit.measurement.plan import Plan
 from marginkit.methods.configure import configure_methods
 from marginkit.methods.deepfool import DeepFool
 from marginkit.methods.first_order import FirstOrder
+from marginkit.methods.nearest import Nearest
 from marginkit.table.reading import read
 from marginkit.table.table import Column, MarginTable
 
@@ -287,6 +290,24 @@ def test_a_finished_file_of_other_options_is_refused(run):
         run(methods={"deepfool": DeepFool(steps=6)}, resume=True)
     with pytest.raises(MarginkitError, match=r"witnesses False, this run has True"):
         run(witnesses=True, resume=True)
+
+
+@pytest.mark.parametrize(("given", "joins"), [(0, True), (3, False)])
+def test_a_file_from_before_an_option_is_gone_on_with_as_it_was_measured(run, tmp_path, given, joins):
+    """`slow` of `nearest` came later; what was measured without it had none."""
+    run(methods={"nearest": Nearest("fast")}, norms=["l1"])
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "r+") as file:
+        options = json.loads(file["nearest.l1"].attrs["options"])
+        del options["slow"]
+        file["nearest.l1"].attrs["options"] = json.dumps(options)
+    again = {"methods": {"nearest": Nearest("fast", slow=given)}, "norms": ["l1", "l2"], "resume": True}
+    if joins:
+        run(**again)
+        assert [column.norm for column in read(path).columns] == ["l1", "l2"]
+    else:
+        with pytest.raises(MarginkitError, match="slow"):
+            run(**again)
 
 
 def test_a_method_that_failed_is_tried_again(run, tmp_path, monkeypatch):

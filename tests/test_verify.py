@@ -19,6 +19,8 @@ from marginkit.bounds.linear.carrying import carried, met
 from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.clipping import downwards
 from marginkit.bounds.linear.crown import Propagation
+from marginkit.bounds.linear.cube import in_cube
+from marginkit.bounds.linear.envelopes import Blend, Hull
 from marginkit.bounds.linear.hidden import tightened
 from marginkit.bounds.linear.passes import backward
 from marginkit.bounds.linear.relaxed import Relaxed
@@ -177,6 +179,19 @@ def test_a_climb_never_falls_and_float64_agrees(network):
 
 @pytest.mark.parametrize("network", ["dense", "conv", "pooling", "branches"])
 @torch.no_grad()
+def test_planes_of_envelopes_lie_above_their_units(network):
+    relaxed, x = around(network, LINF)
+    relaxed = tightened(relaxed, 2).relaxed
+    inside, points = before(relaxed, x), in_cube(relaxed.ball, x)
+    for j, envelope in relaxed.envelopes.items():
+        units = inside[:, relaxed.undecided[j].place]
+        ones, toward = torch.ones_like(units), 2 * torch.randn_like(points[:1])
+        planes = Hull.of(envelope, -ones, Blend(ones, ones > 0, toward.expand_as(points)))
+        assert (planes.above(points, torch.zeros_like(units)) >= units.relu() - 1e-9).all()
+
+
+@pytest.mark.parametrize("network", ["dense", "conv", "pooling", "branches"])
+@torch.no_grad()
 def test_planes_of_envelopes_raise_bounds(network):
     relaxed = tightened(around(network, LINF)[0], 2).relaxed
     plain = replace(relaxed, envelopes={})
@@ -271,13 +286,14 @@ def test_parts_carried_into_a_smaller_ball_hold_its_points(network):
 def test_parts_carried_into_a_smaller_ball_are_bounded_there(with_):
     """Whether envelopes are at hand in both balls, in one or in none."""
     large, _ = around("dense", LINF)
-    ball = replace(large.ball, radius=0.8 * large.ball.radius)
+    ball = replace(large.ball, radius=0.5 * large.ball.radius)
     own = Propagation("crown").intervals(large.graph, ball)
     known = tightened(large, 2).relaxed
     small = replace(large, ball=ball, intervals=met(own, known.intervals))
     large = known if with_[0] else large
     small = tightened(small, 2).relaxed if with_[1] else small
     assert (bool(large.envelopes), bool(small.envelopes)) == with_
+    assert small.units < large.units
     parts = climbed(large, large.halves(split(large, large.root())), 10)
     found = carried(parts, large, small)
     assert len(found)

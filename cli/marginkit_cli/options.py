@@ -135,44 +135,37 @@ data_options = _together(
     ]
 )
 
-_run = [
-    click.option("--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda, cuda:1, ..."),
-    click.option("--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random."),
-    click.option(
-        "--workers",
-        type=click.IntRange(0),
-        default=defaults.WORKERS,
-        show_default=True,
-        help="Processes that load images ahead.",
-    ),
-]
-run_options = _together(
-    [
-        *_run[:2],
-        click.option(
-            "--batch-size",
-            type=click.IntRange(1),
-            default=defaults.BATCH_SIZE,
-            show_default=True,
-            help="Samples at a time.",
-        ),
-        *_run[2:],
-    ]
-)
-measure_run_options = _together(
-    [
-        *_run[:2],
-        click.option(
-            "--batch-size",
-            type=size,
-            default=str(defaults.BATCH_SIZE),
-            show_default=True,
-            metavar="N",
-            help="Samples at a time; auto for the fastest of a short trial.",
-        ),
-        *_run[2:],
-    ]
-)
+
+def _run_options(batch_size: Any, about_batches: str) -> Callable[[Command], Command]:
+    return _together(
+        [
+            click.option(
+                "--device", default=defaults.DEVICE, show_default=True, help="auto, cpu, cuda, cuda:1, ..."
+            ),
+            click.option(
+                "--seed", type=int, default=defaults.SEED, show_default=True, help="Of everything random."
+            ),
+            click.option(
+                "--batch-size",
+                type=batch_size,
+                metavar="N",
+                default=str(defaults.BATCH_SIZE),
+                show_default=True,
+                help=about_batches,
+            ),
+            click.option(
+                "--workers",
+                type=click.IntRange(0),
+                default=defaults.WORKERS,
+                show_default=True,
+                help="Processes that load images ahead.",
+            ),
+        ]
+    )
+
+
+run_options = _run_options(click.IntRange(1), "Samples at a time.")
+measure_run_options = _run_options(size, "Samples at a time; auto for the fastest of a short trial.")
 
 _output = _together(
     [

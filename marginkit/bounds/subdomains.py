@@ -19,8 +19,8 @@ class Subdomains:
         split: 1 on, -1 off, 0 not split [n, units].
         alpha: slopes of the lower lines of units that are undecided [n, units].
         beta: multipliers of the splits [n, units].
-        weight: of envelopes' planes in the upper lines [n, units]; [n, 0] where there are none.
-        toward: where these planes are low, a point of the cube [-1, 1]^d [n, d]; [n, 0] likewise.
+        weight: of envelopes' planes in the upper lines [n, units].
+        toward: where these planes are low, a point of the cube [-1, 1]^d [n, d].
         bound: no adversarial input of the part is nearer [n].
         pick: the unit to split next, -1 where all are decided [n].
     """

@@ -36,12 +36,8 @@ def carried(parts: Subdomains, old: Relaxed, new: Relaxed) -> Subdomains:
     parts = narrowed(parts, parts.low.maximum(low.to(parts.low)), parts.high.minimum(high.to(parts.high)))
     parts = parts[parts.bound != torch.inf]
     columns = _columns(old, new)
-    kept = {name: getattr(parts, name)[:, columns] for name in ("low", "high", "split", "alpha", "beta")}
-    if old.envelopes and new.envelopes:
-        kept["weight"] = parts.weight[:, columns]
-    else:
-        start = new.root()[torch.zeros_like(parts.rival)]
-        kept |= {name: getattr(start, name).to(parts.low) for name in ("weight", "toward")}
+    names = ("low", "high", "split", "alpha", "beta", "weight")
+    kept = {name: getattr(parts, name)[:, columns] for name in names}
     return replace(parts, **kept, pick=torch.full_like(parts.pick, -1))
 
 

@@ -14,9 +14,7 @@ from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.subdomains import Subdomains
 
 RATE, DECAY = 0.3, 0.9  # of the ascent, in shares of a slope's range, and from step to step
-FAR = (
-    2.0  # how far the points go, of the cube, where planes are low: beyond its corners they stay as they are
-)
+FAR = 2.0  # how far points where planes are low go, along each side of the cube: farther nothing changes
 FREE = ("alpha", "beta", "weight", "toward")  # what climbs
 
 

@@ -13,7 +13,6 @@ in bounds: Tjandraatmadja et al., arXiv 2006.14076. There the box is that of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -152,8 +151,3 @@ class Hull:
         """The planes' values at points [m, d], for units asked for; the lines' for all others [m, k]."""
         terms = torch.linalg.vecdot(self.slopes, self.envelope.at(point))
         return torch.where(self.asked, lines.index_copy(1, self.rows, terms + self.offsets), lines)
-
-
-def single(envelopes: Mapping[int, Envelope]) -> Mapping[int, Envelope]:
-    """In float32."""
-    return {j: envelope.single() for j, envelope in envelopes.items()}

@@ -102,18 +102,18 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
     for j in relaxed.undecided:
         i = relaxed.graph.nodes[j].inputs[0]
         before = replace(relaxed, start=i, intervals=list(intervals))
-        index, groups = _bent(relaxed, intervals[i], j), list[Planes]()
+        index, groups = _bent(relaxed, intervals[i], j), list[tuple[Planes, Planes]]()
         before = replace(before, envelopes=_envelopes(before, found, HULLS // max(1, 2 * len(index))))
         rough = before.single()
         for some in torch.split(index, GROUP):
             if not len(index) or time.monotonic() >= deadline:
                 break
             groups.append(_bounds(before, rough, some, 0 if relaxed.graph.nodes[i].affine else steps))
-            intervals[i] = _met(intervals[i], some, groups[-1].value)
-        bounded = index[: sum(len(planes.value) // 2 for planes in groups)]
+            intervals[i] = _met(intervals[i], some, *(planes.value for planes in groups[-1]))
+        bounded = index[: sum(len(below.value) for below, _ in groups)]
         left -= 2 * len(bounded) * relaxed.ball.x.numel()
         if len(bounded) and left >= 0:
-            below, above = zip(*(_halved(planes) for planes in groups), strict=True)
+            below, above = zip(*groups, strict=True)
             found.append(_found(relaxed, j, bounded, Planes.join(below), Planes.join(above)))
     done = replace(relaxed, intervals=intervals)
     functions = [_functions(done, known) for known in found]
@@ -128,16 +128,13 @@ def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
     return index[(low[index] < 0) & (high[index] > 0)] if relaxed.undecided[j].op.piecewise else index
 
 
-def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> Planes:
-    """Of entries of the last node, and then of their negatives; by climbs in float32."""
+def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> tuple[Planes, Planes]:
+    """Of entries of the last node, and of their negatives; by climbs in float32."""
     targets = one_hot(index, before.graph.nodes[before.start].shape, before.ball.x)
     exact, rough = replace(before, targets=targets), replace(rough, targets=targets.float())
     parts, rows = rough.root(), torch.arange(len(targets), device=index.device)
-    return Planes.join([proved(exact, climbed(rough, parts[few], steps)) for few in torch.split(rows, ROWS)])
-
-
-def _halved(planes: Planes) -> tuple[Planes, Planes]:
-    count = len(planes.value) // 2
+    found = [proved(exact, climbed(rough, parts[few], steps)) for few in torch.split(rows, ROWS)]
+    planes, count = Planes.join(found), len(index)
     return planes[:count], planes[count:]
 
 
@@ -173,9 +170,9 @@ def _envelopes(relaxed: Relaxed, found: Sequence[Found], most: int) -> dict[int,
     return envelopes
 
 
-def _met(interval: Interval, index: Tensor, least: Tensor) -> Interval:
-    k, (low, high) = len(index), (end.flatten().clone() for end in interval)
-    down, up = downwards(least[:k]).double(), -downwards(least[k:]).double()
+def _met(interval: Interval, index: Tensor, least: Tensor, least_of_negative: Tensor) -> Interval:
+    low, high = (end.flatten().clone() for end in interval)
+    down, up = downwards(least).double(), -downwards(least_of_negative).double()
     low[index], high[index] = torch.maximum(low[index], down), torch.minimum(high[index], up)
     low, high = torch.minimum(low, high), torch.maximum(low, high)
     return low.view_as(interval[0]), high.view_as(interval[1])

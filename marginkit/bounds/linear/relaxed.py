@@ -19,7 +19,7 @@ from marginkit.bounds.graph.graph import Graph, affine, nonlinear, rounded
 from marginkit.bounds.graph.ops import Interval, LinearBounds, Nonlinear
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier
 from marginkit.bounds.linear.ball import Ball
-from marginkit.bounds.linear.envelopes import Blend, Envelope, single
+from marginkit.bounds.linear.envelopes import Blend, Envelope
 from marginkit.bounds.subdomains import Subdomains
 
 LINES = ("lower_slope", "lower_offset", "upper_slope", "upper_offset")
@@ -77,7 +77,7 @@ class Relaxed:
         return Relaxed(
             rounded(self.graph, torch.float32), Ball(x, radius, self.ball.norm, low, high), self.start,
             self.targets.float(), [(low.float(), high.float()) for low, high in self.intervals],
-            single(self.envelopes),
+            {j: envelope.single() for j, envelope in self.envelopes.items()},
         )  # fmt: skip
 
     @cached_property
@@ -150,11 +150,9 @@ class Relaxed:
         alpha, zeros = torch.where(high > -low, 1.0, self.least).to(low), torch.zeros_like(low)
         nothing = torch.full((k,), -torch.inf, dtype=low.dtype, device=low.device)
         rival = torch.arange(k, device=low.device)
-        weight, toward = zeros[:, :0], zeros[:, :0]
-        if self.envelopes:
-            weight, toward = zeros.clone(), zeros.new_zeros(k, self.ball.x.numel())
-            for j, envelope in self.envelopes.items():
-                weight[:, self.undecided[j].place] = float(envelope.first)
+        weight, toward = zeros.clone(), zeros.new_zeros(k, self.ball.x.numel())
+        for j, envelope in self.envelopes.items():
+            weight[:, self.undecided[j].place] = float(envelope.first)
         pick = torch.full_like(rival, -1)
         return Subdomains(rival, low, high, zeros, alpha, zeros, weight, toward, nothing, pick)
 

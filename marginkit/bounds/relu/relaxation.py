@@ -178,7 +178,7 @@ class Relaxation:
             zeros,
             zeros,
             zeros,
-            zeros[:, :0],
+            zeros,
             zeros[:, :0],
             none,
             torch.full((1,), -1),

@@ -28,9 +28,7 @@ def split(relaxed: Relaxed, parts: Subdomains) -> Subdomains:
     lines = relaxed.lines(parts, parts.alpha)
     here = backward(relaxed, parts, lines, parts.beta)
     point = here.before.clamp(parts.low, parts.high)
-    now = _heights(lines, here.passed, point)
-    if relaxed.envelopes:
-        now = now + parts.weight * here.above
+    now = _heights(lines, here.passed, point) + parts.weight * here.above
     above, below = (
         here.passed * (_heights(relaxed.lines(half), here.passed, point) - now)
         for half in relaxed.both(parts)
