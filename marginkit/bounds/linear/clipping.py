@@ -38,12 +38,18 @@ class Functions:
         """Entries of the input outside which each function's coefficients are zero [2 k, s]."""
         used = (self.normal != 0).to(torch.uint8)
         most = max(1, int(used.sum(1).amax()))
-        return used.topk(most, dim=1).indices
+        return used.topk(most, dim=1).indices.sort(1).values
 
     @cached_property
     def coefficients(self) -> Tensor:
         """On the support [2 k, s]."""
         return self.normal.gather(1, self.support)
+
+    @cached_property
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Some of the support, without the pattern of every k-th pixel; coefficients there in float32."""
+        some = torch.randperm(self.support.shape[1], generator=torch.Generator().manual_seed(0))[:SAMPLE]
+        return self.support[:, some], self.coefficients[:, some].float()
 
     @cached_property
     def signs(self) -> Tensor:
@@ -120,24 +126,27 @@ class HalfSpaces:
         return torch.cat([self._least(group, row, of) for row, of in pieces])
 
     def _least(self, group: Functions, row: Tensor, of: Tensor) -> Tensor:
-        """Outside the support only the half-space's own coefficients count."""
-        a = group.coefficients[row]
-        entries = group.support[row] + of.unsqueeze(1) * self.normal.shape[1]
-        g = self.normal.view(-1).index_select(0, entries.view(-1)).view_as(a)
+        """Of <a, u> over the cube where <g, u> + gain <= 0: t gain - |a + t g| for a good t >= 0.
+
+        Outside the support only the half-space's own coefficients count, and they are in the gain.
+        """
+        whole = group.support.shape[1] == self.normal.shape[1]
+        a, g = group.coefficients[row], self.normal[of] if whole else self._on(group.support, row, of)
         gain = self.level[of] - self._lengths[of] + g.abs().sum(1)
-        return group.level[row] + _least_beyond(a, g, gain)
+        support, coefficients = group.sample
+        share = support.shape[1] / group.support.shape[1]
+        few = self._on(support, row, of).float()
+        t = _multiplier(coefficients[row], few, share * gain.float()).double()
+        return group.level[row] + t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs_().sum(1)
+
+    def _on(self, support: Tensor, row: Tensor, of: Tensor) -> Tensor:
+        """The half-spaces' coefficients on the rows' support."""
+        entries = support[row] + of.unsqueeze(1) * self.normal.shape[1]
+        return self.normal.view(-1).index_select(0, entries.view(-1)).view_as(entries)
 
     @cached_property
     def _lengths(self) -> Tensor:
         return self.normal.abs().sum(1)
-
-
-def _least_beyond(a: Tensor, g: Tensor, gain: Tensor) -> Tensor:
-    """Of <a, u> over the cube where <g, u> + gain <= 0: t gain - |a + t g| for a good t >= 0."""
-    every = max(1, a.shape[1] // SAMPLE)
-    some, others = a[:, ::every].float() * every, g[:, ::every].float() * every
-    t = _multiplier(some, others, gain.float()).double()
-    return t * gain - torch.addcmul(a, t.unsqueeze(1), g).abs_().sum(1)
 
 
 def _multiplier(a: Tensor, g: Tensor, gain: Tensor) -> Tensor:

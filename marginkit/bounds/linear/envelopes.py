@@ -57,33 +57,58 @@ class Envelope:
         names = (f.name for f in fields(self) if f.name not in ("first", "entries"))
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
+    @property
+    def dense(self) -> bool:
+        """Whether the planes' support is everything."""
+        return self.support.shape[1] == self.entries
+
     def at(self, points: Tensor) -> Tensor:
         """Entries of points [m, d] on the planes' support [m, k, s]; [m, 1, s] where that is everything."""
-        if self.support.shape[1] == self.entries:
+        if self.dense:
             return points.unsqueeze(1)
         return points.index_select(1, self.support.flatten()).view(len(points), *self.support.shape)
 
-    def shares(self, toward: Tensor) -> tuple[Tensor, Tensor]:
-        """For planes that are low near points [m, d]: shares [m, k, s], and what they sum up to [m, k].
+    def dot(self, slope: Tensor, near: Tensor) -> Tensor:
+        """Products of slopes [k, s] or [m, k, s] with points on the support, as `at` has them [m, k]."""
+        found: Tensor
+        if not self.dense:
+            found = torch.linalg.vecdot(slope, near)
+        else:
+            found = (slope @ near.mT).squeeze(2) if slope.ndim == 3 else near.squeeze(1) @ slope.T
+        return found
+
+    def shares(self, toward: Tensor) -> Shares:
+        """For planes that are low near points [m, d].
 
         From equal ones on, those of terms that are large there fall and those of small ones rise; then all
         are scaled until the plane has no constant.
         """
-        size = 2 * self.slope.abs()
-        total = size.sum(1).clamp(min=TINY)
-        most = torch.minimum(self.most, total).clamp(min=0)
-        near = self.at(toward)
-        mean = (near * self.slope).sum(2) / total
-        shares = torch.addcmul(
-            (most / total + mean).unsqueeze(2), near, self.slope.sign(), value=-0.5
-        ).clamp_(0, 1)
-        sums = (shares * size).sum(2)
+        sign, total = self.slope.sign(), 2 * self.slope.abs().sum(1).clamp(min=TINY)
+        most, near = torch.minimum(self.most, total).clamp(min=0), self.at(toward)
+        mean = (most + self.dot(self.slope, near)) / total
+        terms = torch.addcmul(mean.unsqueeze(2), near, sign, value=-0.5).clamp_(0, 1).mul_(self.slope)
+        sums = 2 * terms.abs().sum(2)
         fall = most / sums.clamp(min=TINY)
         rise = ((total - most) / (total - sums).clamp(min=TINY)).clamp(max=1)
         scale = torch.where(sums > most, fall, rise)
         shift = torch.where(sums > most, 0, 1 - rise)
-        shares.mul_(scale.unsqueeze(2)).add_(shift.unsqueeze(2))
-        return shares, scale * sums + shift * total
+        return Shares(terms, scale, shift, scale * sums + shift * total)
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """Shares `scale` s + `shift` of k planes' terms, with s in [0, 1], for m points.
+
+    Attributes:
+        terms: s times the planes' coefficients on their support [m, k, s].
+        scale, shift: [m, k].
+        sums: of the shares times the lengths of their terms [m, k].
+    """
+
+    terms: Tensor
+    scale: Tensor
+    shift: Tensor
+    sums: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +140,7 @@ class Hull:
         asked: [m, k].
         weight: of the planes, 0 where they aren't asked for [m, k].
         taken: the part of the coefficients that goes to the planes [m, k].
-        slopes: of the planes [m, len(rows), s].
-        offsets: of the planes [m, len(rows)].
+        shares: of these planes.
     """
 
     envelope: Envelope
@@ -124,8 +148,7 @@ class Hull:
     asked: Tensor
     weight: Tensor
     taken: Tensor
-    slopes: Tensor
-    offsets: Tensor
+    shares: Shares
 
     @staticmethod
     def of(envelope: Envelope, coefficients: Tensor, blend: Blend) -> Hull:
@@ -133,21 +156,28 @@ class Hull:
         asked = blend.undecided & (coefficients < 0) & envelope.useful
         rows = asked.any(0).nonzero().squeeze(1)
         some, weight = envelope[rows], torch.where(asked, blend.weight, 0)
-        shares, sums = some.shares(blend.toward)
-        offsets = (some.most - sums).clamp(min=0) + sums / 2
-        return Hull(some, rows, asked, weight, weight * coefficients, shares.mul_(some.slope), offsets)
+        return Hull(some, rows, asked, weight, weight * coefficients, some.shares(blend.toward))
+
+    @property
+    def offsets(self) -> Tensor:
+        """Of the planes [m, len(rows)]."""
+        sums = self.shares.sums
+        return (self.envelope.most - sums).clamp(min=0) + sums / 2
 
     def back(self) -> tuple[Tensor, Tensor]:
         """What is taken as functions of the cube: normals [m, d] and levels [m]."""
-        taken, support = self.taken[:, self.rows], self.envelope.support
-        level = (taken * self.offsets).sum(1)
-        if support.shape[1] == self.envelope.entries:
-            return (taken.unsqueeze(1) @ self.slopes).squeeze(1), level
-        terms = (self.slopes * taken.unsqueeze(2)).flatten(1)
-        normal = terms.new_zeros(len(taken), self.envelope.entries)
-        return normal.scatter_add_(1, support.view(1, -1).expand(len(taken), -1), terms), level
+        envelope, shares, taken = self.envelope, self.shares, self.taken[:, self.rows]
+        level, scaled, shifted = (taken * self.offsets).sum(1), taken * shares.scale, taken * shares.shift
+        if envelope.dense:
+            return (scaled.unsqueeze(1) @ shares.terms).squeeze(1) + shifted @ envelope.slope, level
+        terms = (shares.terms * scaled.unsqueeze(2)).addcmul_(envelope.slope, shifted.unsqueeze(2))
+        normal, support = terms.new_zeros(len(taken), envelope.entries), envelope.support.view(1, -1)
+        return normal.scatter_add_(1, support.expand(len(taken), -1), terms.flatten(1)), level
 
     def above(self, point: Tensor, lines: Tensor) -> Tensor:
         """The planes' values at points [m, d], for units asked for; the lines' for all others [m, k]."""
-        terms = torch.linalg.vecdot(self.slopes, self.envelope.at(point))
-        return torch.where(self.asked, lines.index_copy(1, self.rows, terms + self.offsets), lines)
+        envelope, shares, at = self.envelope, self.shares, self.envelope.at(point)
+        values = shares.scale * envelope.dot(shares.terms, at) + shares.shift * envelope.dot(
+            envelope.slope, at
+        )
+        return torch.where(self.asked, lines.index_copy(1, self.rows, values + self.offsets), lines)

@@ -34,7 +34,7 @@ CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
 PARTS = 1_000_000  # that are bounded in all
 MEMORY = 2**31  # bytes of open parts; with more the nearest to a proof come first, so that few are added
 
-EAGER, EVERY = 24, 8  # first turns on which adversarial inputs are looked for, and then each so many
+EAGER, EVERY = 24, 4  # first turns on which adversarial inputs are looked for, and then each so many
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,9 @@ class Left:
     parts: Subdomains
 
 
-def decide(sample: Sample, radius: float, deadline: float, left: Left | None = None) -> Decision:
+def decide(
+    sample: Sample, radius: float, deadline: float, left: Left | None = None, eager: int = EAGER
+) -> Decision:
     """Whether the ball of that radius holds an adversarial input.
 
     Args:
@@ -77,6 +79,7 @@ def decide(sample: Sample, radius: float, deadline: float, left: Left | None = N
         radius: of the ball.
         deadline: by `time.monotonic`.
         left: of a ball around the same sample; it counts where that is no smaller.
+        eager: turns on all of which adversarial inputs are looked for.
     """
     graph, x, y, threat = sample.graph, sample.x, sample.y, sample.threat
     scores = graph(x)
@@ -91,7 +94,7 @@ def decide(sample: Sample, radius: float, deadline: float, left: Left | None = N
         intervals = met(intervals, left.relaxed.intervals)
     relaxed = Relaxed(graph, ball, len(graph.nodes) - 1, ahead(y, rival, scores)[0], intervals)
     attack = Attack.of(sample, radius, rival[0])
-    search = AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls, left)
+    search = AtRadius(relaxed, slack(scores, y, rival)[0], attack, deadline, balls, left, eager)
     return search.decide(radius)
 
 
@@ -106,6 +109,7 @@ class AtRadius:
         deadline: by `time.monotonic`.
         balls: in L2, around every node's values.
         left: the open parts of a larger ball.
+        eager: turns on all of which adversarial inputs are looked for.
     """
 
     relaxed: Relaxed
@@ -114,6 +118,7 @@ class AtRadius:
     deadline: float
     balls: Enclosure | None = None
     left: Left | None = None
+    eager: int = EAGER
     witness: Tensor | None = None
     parts: int = 0
     turns: int = 0
@@ -185,7 +190,7 @@ class AtRadius:
         left = (~(value > lost)).nonzero().squeeze(1)
         parts, planes, lost = parts[left], planes[left], lost[left]
         self.turns += 1
-        looking = self.turns <= EAGER or self.turns % EVERY == 0 or steps == LONG
+        looking = self.turns <= self.eager or self.turns % EVERY == 0 or steps == LONG
         if len(left) and looking:
             worst = planes.value.argsort()
             rivals = torch.unique(torch.cat([parts.rival, others.rival]))
