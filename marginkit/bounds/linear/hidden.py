@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
@@ -102,7 +103,8 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
     for j in relaxed.undecided:
         i = relaxed.graph.nodes[j].inputs[0]
         before = replace(relaxed, start=i, intervals=list(intervals))
-        index, groups = _bent(relaxed, intervals[i], j), list[tuple[Planes, Planes]]()
+        index = _by_place(_bent(relaxed, intervals[i], j), relaxed.graph.nodes[i].shape)
+        groups = list[tuple[Planes, Planes]]()
         before = replace(before, envelopes=_envelopes(before, found, HULLS // max(1, 2 * len(index))))
         rough = before.single()
         for some in torch.split(index, GROUP):
@@ -110,11 +112,11 @@ def tightened(relaxed: Relaxed, steps: int, deadline: float = float("inf")) -> T
                 break
             groups.append(_bounds(before, rough, some, 0 if relaxed.graph.nodes[i].affine else steps))
             intervals[i] = _met(intervals[i], some, *(planes.value for planes in groups[-1]))
-        bounded = index[: sum(len(below.value) for below, _ in groups)]
+        bounded, order = index[: sum(len(below.value) for below, _ in groups)].sort()
         left -= 2 * len(bounded) * relaxed.ball.x.numel()
         if len(bounded) and left >= 0:
             below, above = zip(*groups, strict=True)
-            found.append(_found(relaxed, j, bounded, Planes.join(below), Planes.join(above)))
+            found.append(_found(relaxed, j, bounded, Planes.join(below)[order], Planes.join(above)[order]))
     done = replace(relaxed, intervals=intervals)
     functions = [_functions(done, known) for known in found]
     done = replace(done, envelopes=_envelopes(done, found, PLANES))
@@ -126,6 +128,12 @@ def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
     low, high = (end.flatten() for end in interval)
     index = relaxed.undecided[j].index
     return index[(low[index] < 0) & (high[index] > 0)] if relaxed.undecided[j].op.piecewise else index
+
+
+def _by_place(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Entries that see the same part of the input together: an image's pixel by pixel, not channel by channel."""
+    pixels = prod(shape[1:])
+    return index[(index % pixels * shape[0] + index // pixels).argsort()]
 
 
 def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> tuple[Planes, Planes]:

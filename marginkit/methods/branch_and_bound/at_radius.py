@@ -28,7 +28,8 @@ from marginkit.methods.certify.certificate import slack
 from marginkit.norms import L2, LINF
 
 FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units
-HIDDEN, CLIMBS = 10, 20  # for each hidden unit, and by balls in L2
+ROUGH, HIDDEN, CLIMBS = 3, 10, 20  # for each hidden unit, at first and later; and by balls in L2
+LOOKS = 0.1  # parts for each undecided unit with rough bounds of the hidden ones: as long as better ones take
 BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
 CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
 PARTS = 1_000_000  # that are bounded in all
@@ -131,11 +132,30 @@ class AtRadius:
         return min(most, max(least, CACHED // numbers))
 
     def decide(self, radius: float) -> Decision:
-        """Worst parts first, until none is left, an adversarial input is found, or time or parts are up."""
-        network = tightened(self.relaxed, HIDDEN, self.deadline)
+        """Until nothing is left, an adversarial input is found, or time or parts are up.
+
+        Most balls that hold are proved by a few parts, or by none, with rough bounds of the hidden units.
+        """
+        if self.left is None:
+            self.left = self._searched(radius, ROUGH, LOOKS)
+            self.relaxed = replace(self.left.relaxed, envelopes={})
+        left = self._searched(radius, HIDDEN) if self._going(self.left.parts) else self.left
+        proved = self.witness is None and not len(left.parts)
+        return Decision(proved, self.witness, self.parts, left if len(left.parts) else None)
+
+    def _going(self, open_: Subdomains, most: float = PARTS) -> bool:
+        undone = len(open_) > 0 and self.witness is None
+        return undone and self.parts < most and time.monotonic() < self.deadline
+
+    def _searched(self, radius: float, steps: int, share: float = torch.inf) -> Left:
+        """What is left, the worst parts first, after so many parts for each undecided unit.
+
+        Hidden units are bounded in so many steps.
+        """
+        network = tightened(self.relaxed, steps, self.deadline)
         open_, batch = self._begun(network), self.batch(network.relaxed)
-        network = network.trimmed(open_)
-        while len(open_) and self.witness is None and self.parts < PARTS and time.monotonic() < self.deadline:
+        network, most = network.trimmed(open_), min(PARTS, self.parts + share * network.relaxed.units)
+        while self._going(open_, most):
             order = open_.bound.argsort(descending=_size(open_) > MEMORY, stable=True)
             taken = split(network.single, open_[order[:batch]])
             whole = taken.pick < 0
@@ -144,8 +164,7 @@ class AtRadius:
                 break  # a part in which the network is linear, and nothing left to split
             halves = network.single.halves(taken[~whole])
             open_ = Subdomains.join([others, self._examined(network, halves, STEPS, others)])
-        left = Left(radius, network.relaxed, open_) if len(open_) else None
-        return Decision(self.witness is None and not len(open_), self.witness, self.parts, left)
+        return Left(radius, network.relaxed, open_)
 
     def _begun(self, network: Tightened) -> Subdomains:
         """The ball once for each rival, or what was left of a larger one; what is not proved."""
