@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import ClassVar, Literal
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
 from marginkit.bounds.linear.ball import Ball
-from marginkit.bounds.linear.crown import Propagation, Tightness
+from marginkit.bounds.linear.crown import Given, Propagation, Tightness
+from marginkit.bounds.linear.surroundings import Surroundings, affordable, large
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, ahead, differences, rivals
@@ -22,6 +23,8 @@ from marginkit.methods.certify.largest_radius import Prove, largest_proved
 from marginkit.methods.pgd import length_of_box
 from marginkit.norms import Norm, Vectors
 from marginkit.types import Bracket, Threat
+
+FAR = 0.125  # of the first radius to try: a proof by intervals that reaches it needs no better ones
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Crown:
         ascents: steps by which the lower lines on the way back from the scores are chosen, for each sample.
         climbs: in L2, steps by which slopes and multipliers of the bound by balls and intervals are chosen,
             for samples that are still open; 0 leaves it at its start.
-        precision: a radius larger by this share of itself was not proved.
+        precision: a radius larger by this share of itself was not proved; of networks with more than 2^16
+            units, or balls in which too many of these change sides were not tried (`forwards.py`).
         memory: at most so many numbers in one tensor of coefficients.
     """
 
@@ -57,13 +61,18 @@ class Crown:
 
     def proves(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat, radius: Tensor) -> Bool[Tensor, "n"]:
         """Whether one proof at each sample's radius [n] holds, in float64."""
-        found = []
-        for part in self._parts(graph, x):
-            prove, rival, _ = self._prover(graph, x[part], y[part], threat)
+        holds = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if self._large(graph):
+            holds = self._by_intervals.proves(graph, x, y, threat, radius)
+        left = (~holds).nonzero().squeeze(1)
+        for part in (left[some] for some in self._parts(graph, left)):
+            prove, rival, _ = self._prover(
+                graph, x[part], y[part], threat, self._forwards(graph, x[part], threat)
+            )
             everyone = torch.arange(len(part), device=x.device)
             every = torch.arange(rival.shape[1], device=x.device).expand(len(part), -1)
-            found.append((prove(everyone, radius[part], every) > 0).all(1))
-        return torch.cat(found)
+            holds[part] = (prove(everyone, radius[part], every) > 0).all(1)
+        return holds
 
     def _certify(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         found = [self._search(graph, x[part], y[part], threat) for part in self._parts(graph, x)]
@@ -75,19 +84,51 @@ class Crown:
         return torch.split(torch.arange(len(x), device=x.device), max(1, self.memory // (16 * widest)))
 
     def _search(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
-        prove, rival, margin = self._prover(graph, x, y, threat)
-        radius, blocking = largest_proved(
-            prove, margin, _guess(graph, x, y, threat.norm), length_of_box(x, threat), self.precision
-        )
+        """Of a large network by intervals alone where these go far, or nothing else can be paid for."""
+        if not self._large(graph):
+            return self._searched(graph, x, y, threat)
+        far = torch.ones_like(y, dtype=torch.bool)
+        if affordable(graph):
+            far = self._by_intervals.proves(graph, x, y, threat, _guess(graph, x, y, threat.norm) * FAR)
+        radius, rival = x.new_zeros(len(x)), torch.full_like(y, -1)
+        for how, which in ((self._by_intervals, far), (self, ~far)):
+            if (rows := which.nonzero().squeeze(1)).numel():
+                radius[rows], rival[rows] = how._searched(graph, x[rows], y[rows], threat)
+        return radius, rival
+
+    def _searched(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
+        forwards = self._forwards(graph, x, threat)
+        prove, rival, margin = self._prover(graph, x, y, threat, forwards)
+        end = length_of_box(x, threat)
+        if forwards is None:
+            guess, limit = _guess(graph, x, y, threat.norm), end
+        else:
+            guess = limit = torch.minimum(end, forwards.farthest)
+        radius, blocking = largest_proved(prove, margin, guess, limit, self.precision)
+        radius = torch.where(radius.isinf() & (limit < end), limit, radius)
         return radius, torch.where(
             blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
         )
 
-    def _prover(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Prove, Tensor, Tensor]:
+    def _large(self, graph: Graph) -> bool:
+        return self.bounds == "crown" and self.slopes == "adaptive" and large(graph)
+
+    @property
+    def _by_intervals(self) -> Crown:
+        """The cheaper proof, which asks nothing of single hidden units."""
+        return replace(self, bounds="crown-ibp")
+
+    def _forwards(self, graph: Graph, x: Tensor, threat: Threat) -> Surroundings | None:
+        """The samples' surroundings, where hidden units are too many to be bounded one by one."""
+        return Surroundings.of(graph, x, threat) if self._large(graph) else None
+
+    def _prover(
+        self, graph: Graph, x: Tensor, y: Tensor, threat: Threat, forwards: Surroundings | None
+    ) -> tuple[Prove, Tensor, Tensor]:
         """Bounds of f_y - f_j less what rounding costs; the rivals j; and these at radius 0."""
         by_balls = threat.norm.p == 2 and self.bounds == "crown" and self.slopes == "adaptive"
         with x.device:  # matrices are made where the model is
-            stretches = own_stretches(graph, threat.norm) if by_balls else None
+            stretches = own_stretches(graph, threat.norm) if by_balls and forwards is None else None
         propagation = Propagation(
             self.bounds, self.slopes == "same", self.memory, self.ascents, stretches, self.climbs
         )
@@ -97,11 +138,20 @@ class Crown:
         targets = ahead(y, rival, scores)
         low, high = threat.room(x)
 
-        def prove(samples: Tensor, radius: Tensor, chosen: Tensor) -> Tensor:
+        def bounds(samples: Tensor, radius: Tensor, wanted: Tensor, given: Given = None) -> Tensor:
             box = (None, None) if low is None or high is None else (low[samples], high[samples])
-            ball = Ball(x[samples], radius, threat.norm, *box)
+            return propagation(graph, Ball(x[samples], radius, threat.norm, *box), wanted, given)
+
+        def prove(samples: Tensor, radius: Tensor, chosen: Tensor) -> Tensor:
             wanted = targets[samples.unsqueeze(1), chosen]
-            return propagation(graph, ball, wanted) - lost[samples.unsqueeze(1), chosen]
+            if forwards is None:
+                found = bounds(samples, radius, wanted)
+            else:
+                found = wanted.new_full(wanted.shape[:2], -torch.inf)
+                near, given = forwards.intervals(samples, radius)
+                if len(near):
+                    found[near] = bounds(samples[near], radius[near], wanted[near], given)
+            return found - lost[samples.unsqueeze(1), chosen]
 
         return prove, rival, differences(scores, y, rival) - lost
 

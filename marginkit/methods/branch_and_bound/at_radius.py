@@ -19,6 +19,7 @@ from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
 from marginkit.bounds.linear.separating import separated
+from marginkit.bounds.linear.surroundings import large
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.logits import ahead, rivals
@@ -84,6 +85,9 @@ def decide(
     graph, x, y, threat = sample.graph, sample.x, sample.y, sample.threat
     scores = graph(x)
     rival = rivals(scores, y, None)
+    if large(graph):  # whose parts would take minutes
+        attack = Attack.of(sample, radius, rival[0])
+        return Decision(proved=False, witness=attack.alone(deadline))
     ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
     balls = None
     if threat.norm is L2:
