@@ -36,7 +36,7 @@ class Found:
         node: the units'.
         index: the units' positions among its entries [k].
         below, above: of each.
-        envelope: of the units, if they are ReLUs.
+        envelope: of the units, if they are rectifiers.
     """
 
     node: int
@@ -141,9 +141,9 @@ def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> tuple
 def _found(relaxed: Relaxed, j: int, index: Tensor, below: Planes, above: Planes) -> Found:
     """What lies above a unit is the negative of what lies below its negative."""
     envelope, nodes = None, relaxed.graph.nodes
-    if nodes[j].op == Rectifier():
+    if isinstance(op := nodes[j].op, Rectifier):
         planes = on_cube(relaxed.ball, -above.normal, -above.level)
-        envelope = Envelope.of(*planes, nodes[nodes[j].inputs[0]].affine)
+        envelope = Envelope.of(*planes, nodes[nodes[j].inputs[0]].affine, op.negative)
     return Found(j, index, below, above, envelope)
 
 
