@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from marginkit.bounds.graph.unpooled import unpooled
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
@@ -90,6 +91,8 @@ def decide(
         return Decision(proved=False, witness=attack.alone(deadline))
     ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
     balls = None
+    if threat.norm is not L2:  # there balls of max-pooling are tighter
+        graph = unpooled(graph, x)
     if threat.norm is L2:
         balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
