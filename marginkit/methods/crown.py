@@ -12,16 +12,20 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from marginkit.bounds.graph.graph import Graph
+from marginkit.bounds.graph.unpooled import unpooled
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.crown import Given, Propagation, Tightness
+from marginkit.bounds.linear.rooted import lowest
 from marginkit.bounds.linear.surroundings import Surroundings, affordable, large
 from marginkit.bounds.lipschitz import own_stretches
+from marginkit.errors import UsageError
 from marginkit.kinds import Kind
 from marginkit.logits import Labels, ahead, differences, rivals
 from marginkit.methods.certify.certificate import certificate, predicted, slack
+from marginkit.methods.certify.farther import farther
 from marginkit.methods.certify.largest_radius import Prove, largest_proved
 from marginkit.methods.pgd import length_of_box
-from marginkit.norms import Norm, Vectors
+from marginkit.norms import LINF, Norm, Vectors
 from marginkit.types import Bracket, Threat
 
 FAR = 0.125  # of the first radius to try: a proof by intervals that reaches it needs no better ones
@@ -42,6 +46,9 @@ class Crown:
         ascents: steps by which the lower lines on the way back from the scores are chosen, for each sample.
         climbs: in L2, steps by which slopes and multipliers of the bound by balls and intervals are chosen,
             for samples that are still open; 0 leaves it at its start.
+        planes: in Linf, so many further proofs of each sample, at radii beyond what lines prove, in which
+            units have lines of their own choice and rectifiers planes with a slope for each entry of the
+            input; each costs as much as 10 to 50 others. Not where `bounds` or `slopes` ask for looser ones.
         precision: a radius larger by this share of itself was not proved; of networks with more than 2^16
             units, or balls in which too many of these change sides were not tried (`forwards.py`).
         memory: at most so many numbers in one tensor of coefficients.
@@ -51,9 +58,15 @@ class Crown:
     slopes: Literal["adaptive", "same"] = "adaptive"
     ascents: int = 3
     climbs: int = 20
+    planes: int = 0
     precision: float = 2**-10
     memory: int = 2**20
     kind: ClassVar[Kind] = Kind.LOWER
+
+    def __post_init__(self) -> None:
+        """Refuses less than no proofs."""
+        if self.planes < 0:
+            raise UsageError(f"planes = {self.planes} proofs: give 0 for none, or a few, such as 3")
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The bracket [proved, inf]."""
@@ -106,12 +119,36 @@ class Crown:
             guess = limit = torch.minimum(end, forwards.farthest)
         radius, blocking = largest_proved(prove, margin, guess, limit, self.precision)
         radius = torch.where(radius.isinf() & (limit < end), limit, radius)
-        return radius, torch.where(
-            blocking < 0, -1, rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
-        )
+        if self.planes and forwards is None and threat.norm is LINF and self._best:
+            radius = torch.cat([
+                self._farther(graph, x[i : i + 1], y[i : i + 1], threat, radius[i : i + 1], float(end[i]))
+                for i in range(len(x))
+            ])  # fmt: skip
+        in_the_way = rival.gather(1, blocking.clamp(min=0).unsqueeze(1))[:, 0]
+        return radius, torch.where((blocking < 0) | radius.isinf(), -1, in_the_way)
+
+    def _farther(
+        self, graph: Graph, x: Tensor, y: Tensor, threat: Threat, radius: Tensor, end: float
+    ) -> Tensor:
+        """One sample's radius by planes."""
+        graph, scores = unpooled(graph, x), graph(x)
+        rival = rivals(scores, y, None)
+        lost, targets = slack(scores, y, rival)[0], ahead(y, rival, scores)[0]
+
+        def proves(at: float) -> bool:
+            ball = Ball(x, x.new_tensor([at]), threat.norm, *threat.room(x))
+            return bool((lowest(graph, ball, targets, float(2 * lost.amax())) > lost).all())
+
+        found = farther(proves, float(radius), end, self.planes)
+        return x.new_tensor([torch.inf if found >= end else found])
+
+    @property
+    def _best(self) -> bool:
+        """Whether nothing looser was asked for."""
+        return self.bounds == "crown" and self.slopes == "adaptive"
 
     def _large(self, graph: Graph) -> bool:
-        return self.bounds == "crown" and self.slopes == "adaptive" and large(graph)
+        return self._best and large(graph)
 
     @property
     def _by_intervals(self) -> Crown:
@@ -126,7 +163,7 @@ class Crown:
         self, graph: Graph, x: Tensor, y: Tensor, threat: Threat, forwards: Surroundings | None
     ) -> tuple[Prove, Tensor, Tensor]:
         """Bounds of f_y - f_j less what rounding costs; the rivals j; and these at radius 0."""
-        by_balls = threat.norm.p == 2 and self.bounds == "crown" and self.slopes == "adaptive"
+        by_balls = threat.norm.p == 2 and self._best
         with x.device:  # matrices are made where the model is
             stretches = own_stretches(graph, threat.norm) if by_balls and forwards is None else None
         propagation = Propagation(

@@ -19,6 +19,7 @@ from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.linear.rooted import FIRST, HIDDEN
 from marginkit.bounds.linear.separating import separated
 from marginkit.bounds.linear.surroundings import large
 from marginkit.bounds.lipschitz import own_stretches
@@ -29,8 +30,8 @@ from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
 from marginkit.norms import L2, LINF
 
-FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units
-HIDDEN, CLIMBS = 10, 20  # for each hidden unit, and by balls in L2
+STEPS, LONG = 8, 60  # of ascent: for a part, and one without undecided units
+CLIMBS = 20  # by balls in L2
 BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
 CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
 PARTS = 1_000_000  # that are bounded in all
