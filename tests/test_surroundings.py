@@ -158,6 +158,23 @@ def test_crown_of_a_large_network_proves_below_the_distance(
     assert_close(torch.cat(alone), proved.lower[:4], rtol=2**-9, atol=0)
 
 
+@pytest.mark.parametrize("norm", [L2, LINF], ids=str)
+def test_max_pooling_is_taken_apart_for_it(norm, small_is_large, monkeypatch):
+    no_rows(monkeypatch)
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    ).double()
+    x = torch.rand(4, 1, 6, 6).double()
+    y, threat = model(x).argmax(1), Threat(norm, 0.0, 1.0)
+    proved, found = (method(model, x, y, threat) for method in (Crown(), Nearest()))
+    assert (proved.lower > 0.2 * found.upper).all()
+    assert (proved.lower <= found.upper * (1 + 1e-9)).all()
+    graph = trace(doubled(model), x)
+    for share, expected in ((0.9, True), (100.0, False)):
+        assert (Crown().proves(graph, x, y, threat, share * proved.lower) == expected).all()
+
+
 def test_no_larger_ball_is_tried_than_one_in_which_as_many_units_bend_as_may(
     network, samples, small_is_large, monkeypatch
 ):

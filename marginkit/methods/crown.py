@@ -76,7 +76,7 @@ class Crown:
         """Whether one proof at each sample's radius [n] holds, in float64."""
         holds = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if self._large(graph):
-            holds = self._by_intervals.proves(graph, x, y, threat, radius)
+            holds, graph = self._by_intervals.proves(graph, x, y, threat, radius), unpooled(graph, x)
         left = (~holds).nonzero().squeeze(1)
         for part in (left[some] for some in self._parts(graph, left)):
             prove, rival, _ = self._prover(
@@ -104,9 +104,9 @@ class Crown:
         if affordable(graph):
             far = self._by_intervals.proves(graph, x, y, threat, _guess(graph, x, y, threat.norm) * FAR)
         radius, rival = x.new_zeros(len(x)), torch.full_like(y, -1)
-        for how, which in ((self._by_intervals, far), (self, ~far)):
+        for how, within, which in ((self._by_intervals, graph, far), (self, unpooled(graph, x), ~far)):
             if (rows := which.nonzero().squeeze(1)).numel():
-                radius[rows], rival[rows] = how._searched(graph, x[rows], y[rows], threat)
+                radius[rows], rival[rows] = how._searched(within, x[rows], y[rows], threat)
         return radius, rival
 
     def _searched(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from marginkit.bounds.graph.graph import Graph, nonlinear
 from marginkit.bounds.graph.ops import Convolution, Dense, Interval, TransposedConvolution
+from marginkit.bounds.graph.pooling import MaxPool
 from marginkit.bounds.graph.relaxations import Rectifier
 from marginkit.bounds.linear.forwards import Linearised
 from marginkit.types import Threat
@@ -21,10 +22,10 @@ WORK = 2**39  # multiplications: around a sample of more, one linearisation does
 
 
 def large(graph: Graph) -> bool:
-    """Whether units are too many for lines back from each, and all are rectifiers."""
+    """Whether units are too many for lines back from each; all rectifiers, or max-pooling made of them."""
     units = [node for node in graph.nodes if nonlinear(node.op)]
-    known = all(isinstance(node.op, Rectifier) and node.op.negative <= 1 for node in units)
-    return known and sum(prod(node.shape) for node in units) > MANY
+    rectified = all(isinstance(node.op, Rectifier | MaxPool) for node in units)
+    return rectified and sum(prod(node.shape) for node in units) > MANY
 
 
 def affordable(graph: Graph) -> bool:
@@ -48,7 +49,7 @@ class Surroundings:
 
     @staticmethod
     def of(graph: Graph, x: Tensor, threat: Threat) -> Surroundings:
-        """Of samples [n, *d]; nothing is computed yet."""
+        """Of samples [n, *d] and a graph without max-pooling; nothing is computed yet."""
         found = []
         for i in range(len(x)):
             row = x[i : i + 1]
