@@ -197,7 +197,22 @@ def test_where_intervals_go_far_or_nothing_else_can_be_paid_for_they_are_all(
     monkeypatch.setattr(surroundings, "WORK", work)
     x, y = samples[0][:4], samples[1][:4]
     threat = Threat(LINF, 0.0, 1.0)
-    assert_close(Crown()(network, x, y, threat).lower, Crown(bounds="crown-ibp")(network, x, y, threat).lower)
+    ibp = Crown(bounds="crown-ibp")(network, x, y, threat)
+    assert_close(Crown()(network, x, y, threat).lower, ibp.lower)
+    if not work:
+        monkeypatch.setattr(Linearised, "intervals", None)
+        graph, inputs = trace(doubled(network), x.double()), x.double()
+        farther = torch.full((len(x),), 2 * float(ibp.lower.max())).double()
+        assert not Crown().proves(graph, inputs, y, threat, farther).any()
+
+
+def test_without_a_box_and_with_few_units_there_is_an_end_all_the_same(small_is_large):
+    torch.manual_seed(0)
+    model, x = Forked(), torch.rand(3, 6)
+    y, threat = model(x).argmax(1), Threat(LINF)
+    proved, found = Crown()(model, x, y, threat).lower, Nearest()(model, x, y, threat).upper
+    assert (proved > 0.1 * found).all()
+    assert (proved <= found * (1 + 1e-9)).all()
 
 
 def test_verify_ends_in_time_on_a_large_network(network, samples, small_is_large, monkeypatch):

@@ -76,7 +76,10 @@ class Crown:
         """Whether one proof at each sample's radius [n] holds, in float64."""
         holds = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         if self._large(graph):
-            holds, graph = self._by_intervals.proves(graph, x, y, threat, radius), unpooled(graph, x)
+            holds = self._by_intervals.proves(graph, x, y, threat, radius)
+            if not affordable(graph):
+                return holds
+            graph = unpooled(graph, x)
         left = (~holds).nonzero().squeeze(1)
         for part in (left[some] for some in self._parts(graph, left)):
             prove, rival, _ = self._prover(
@@ -112,11 +115,10 @@ class Crown:
     def _searched(self, graph: Graph, x: Tensor, y: Tensor, threat: Threat) -> tuple[Tensor, Tensor]:
         forwards = self._forwards(graph, x, threat)
         prove, rival, margin = self._prover(graph, x, y, threat, forwards)
-        end = length_of_box(x, threat)
-        if forwards is None:
-            guess, limit = _guess(graph, x, y, threat.norm), end
-        else:
-            guess = limit = torch.minimum(end, forwards.farthest)
+        end, guess = length_of_box(x, threat), _guess(graph, x, y, threat.norm)
+        limit = end if forwards is None else torch.minimum(end, forwards.farthest)
+        if forwards is not None:  # mostly all of it is proved
+            guess = torch.where(limit.isfinite(), limit, guess)
         radius, blocking = largest_proved(prove, margin, guess, limit, self.precision)
         radius = torch.where(radius.isinf() & (limit < end), limit, radius)
         if self.planes and forwards is None and threat.norm is LINF and self._best:
