@@ -11,7 +11,7 @@ from marginkit.kinds import Status
 from marginkit.methods.certify.farther import farther
 from marginkit.methods.crown import Crown
 from marginkit.methods.nearest import Nearest
-from marginkit.norms import L2, LINF
+from marginkit.norms import L1, LINF
 from marginkit.types import Threat
 
 
@@ -41,8 +41,10 @@ def test_nothing_is_asked_where_nothing_or_everything_is_proved():
 
 
 def test_radii_by_planes_are_larger_and_hold(network, samples):
-    x, y, threat = samples[0][:12], samples[1][:12], Threat(LINF, 0.0, 1.0)
-    plain, planes, found = (method(network, x, y, threat) for method in (Crown(), Crown(planes=3), Nearest()))
+    x, y, threat = samples[0][:8], samples[1][:8], Threat(LINF, 0.0, 1.0)
+    plain, planes, found = (
+        method(network, x, y, threat) for method in (Crown(), Crown(planes=3), Nearest("fast"))
+    )
     right = plain.status == Status.OK
     assert (planes.lower >= plain.lower).all()
     assert (planes.lower <= found.upper * (1 + 1e-9)).all()
@@ -60,7 +62,7 @@ def test_bounds_that_were_asked_to_be_looser_stay_so(network, samples, looser):
 
 
 def test_other_norms_have_none(network, samples):
-    x, y, threat = samples[0][:4], samples[1][:4], Threat(L2, 0.0, 1.0)
+    x, y, threat = samples[0][:1], samples[1][:1], Threat(L1, 0.0, 1.0)
     assert torch.equal(Crown(planes=2)(network, x, y, threat).lower, Crown()(network, x, y, threat).lower)
 
 
@@ -69,12 +71,12 @@ def test_max_pooling_and_smooth_units_gain_too():
         torch.manual_seed(0)
         model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), layer, nn.Flatten(), nn.LazyLinear(8), nn.ReLU())
         model.append(nn.Linear(8, 3))
-        x = torch.rand(4, 1, 6, 6)
+        x = torch.rand(2, 1, 6, 6)
         y, threat = model(x).argmax(1), Threat(LINF, 0.0, 1.0)
-        plain, planes = (Crown(planes=tries)(model, x, y, threat).lower for tries in (0, 3))
+        plain, planes = (Crown(planes=tries)(model, x, y, threat).lower for tries in (0, 2))
         assert (planes >= plain).all()
         assert (planes > 1.01 * plain).any()
-        assert (planes <= Nearest()(model, x, y, threat).upper).all()
+        assert (planes <= Nearest("fast")(model, x, y, threat).upper).all()
 
 
 def test_fewer_than_no_proofs_are_refused():

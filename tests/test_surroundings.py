@@ -146,16 +146,16 @@ def test_crown_of_a_large_network_proves_below_the_distance(
     norm, network, samples, small_is_large, monkeypatch
 ):
     no_rows(monkeypatch)
-    x, y = samples[0][:12], samples[1][:12]
+    x, y = samples[0][:8], samples[1][:8]
     threat = Threat(norm, 0.0, 1.0)
     proved = Crown()(network, x, y, threat)
-    found = Nearest()(network, x, y, threat)
+    found = Nearest("fast")(network, x, y, threat)
     right = proved.status == Status.OK
-    assert right.sum() >= 8
+    assert right.sum() >= 6
     assert (proved.lower <= found.upper * (1 + 1e-9)).all()
     assert (proved.lower / found.upper)[right].median() > 0.3
-    alone = [Crown()(network, x[i : i + 1], y[i : i + 1], threat).lower for i in range(4)]
-    assert_close(torch.cat(alone), proved.lower[:4], rtol=2**-9, atol=0)
+    alone = [Crown()(network, x[i : i + 1], y[i : i + 1], threat).lower for i in range(2)]
+    assert_close(torch.cat(alone), proved.lower[:2], rtol=2**-9, atol=0)
 
 
 @pytest.mark.parametrize("norm", [L2, LINF], ids=str)
@@ -167,7 +167,7 @@ def test_max_pooling_is_taken_apart_for_it(norm, small_is_large, monkeypatch):
     ).double()
     x = torch.rand(4, 1, 6, 6).double()
     y, threat = model(x).argmax(1), Threat(norm, 0.0, 1.0)
-    proved, found = (method(model, x, y, threat) for method in (Crown(), Nearest()))
+    proved, found = (method(model, x, y, threat) for method in (Crown(), Nearest("fast")))
     assert (proved.lower > 0.2 * found.upper).all()
     assert (proved.lower <= found.upper * (1 + 1e-9)).all()
     graph = trace(doubled(model), x)
@@ -210,7 +210,7 @@ def test_without_a_box_and_with_few_units_there_is_an_end_all_the_same(small_is_
     torch.manual_seed(0)
     model, x = Forked(), torch.rand(3, 6)
     y, threat = model(x).argmax(1), Threat(LINF)
-    proved, found = Crown()(model, x, y, threat).lower, Nearest()(model, x, y, threat).upper
+    proved, found = Crown()(model, x, y, threat).lower, Nearest("fast")(model, x, y, threat).upper
     assert (proved > 0.1 * found).all()
     assert (proved <= found * (1 + 1e-9)).all()
 

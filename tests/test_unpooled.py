@@ -63,7 +63,7 @@ def test_balls_of_a_pooling_network_are_decided(norm, monkeypatch):
     ).double()
     for layer in (model[0], model[2], model[5]):
         nn.init.normal_(layer.weight, std=1.5 / layer.weight[0].numel() ** 0.5)
-    x = torch.rand(2, 1, 6, 6, dtype=torch.float64)
+    x = torch.rand(1, 1, 6, 6, dtype=torch.float64)
     y, threat = model(x).argmax(1), Threat(norm)
     known = Exact(time_limit=2)(model, x, y, threat)
     graph = trace(doubled(model), x)
