@@ -1,16 +1,18 @@
-"""Planes above ReLUs over a box: by enumeration of its corners, and by closed forms."""
+"""Planes above rectifiers over a box: by enumeration of its corners, and by closed forms."""
 
 import itertools
 
 import pytest
 import torch
 
+from marginkit.bounds.graph.relaxations import Rectifier
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.cube import in_cube, off_cube, on_cube
 from marginkit.bounds.linear.envelopes import Blend, Envelope, Hull
 from marginkit.norms import LINF
 
 ENTRIES, UNITS = 6, 40
+LEAKS = (0.0, 0.3, -1.0)  # ReLU, LeakyReLU, |z|
 CORNERS = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=ENTRIES)), dtype=torch.float64)
 
 
@@ -24,44 +26,51 @@ def planes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def above(
-    normal: torch.Tensor, level: torch.Tensor, toward: torch.Tensor, points: torch.Tensor
+    normal: torch.Tensor, level: torch.Tensor, toward: torch.Tensor, points: torch.Tensor, leak: float = 0.0
 ) -> torch.Tensor:
     """The values at points [n, d] of planes that are low near one of them [d]: [n, units]."""
     ones = torch.ones(len(points), UNITS, dtype=torch.float64)
     blend = Blend(ones, ones > 0, toward.expand(len(points), -1))
-    return Hull.of(Envelope.of(normal, level, True), -ones, blend).above(points, torch.zeros_like(ones))
+    hull = Hull.of(Envelope.of(normal, level, True, leak), -ones, blend)
+    return hull.above(points, points @ normal.T + level, torch.zeros_like(ones))
 
 
+@pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("far", [0.0, 0.5, 2.0, 50.0])
-def test_planes_are_above_the_relu_in_every_corner(seed, far):
-    """And so everywhere: what a ReLU is above a plane is convex, and largest in a corner."""
+def test_planes_are_above_the_rectifier_in_every_corner(seed, far, leak):
+    """And so everywhere: what a rectifier is above a plane is convex, and largest in a corner."""
     normal, level = planes(seed)
-    found = above(normal, level, far * torch.randn(ENTRIES, dtype=torch.float64), CORNERS)
-    assert (found >= (CORNERS @ normal.T + level).relu() - 1e-12).all()
+    found = above(normal, level, far * torch.randn(ENTRIES, dtype=torch.float64), CORNERS, leak)
+    assert (found >= Rectifier(leak)(CORNERS @ normal.T + level) - 1e-12).all()
 
 
+@pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_in_the_middle_they_are_chords(seed):
+def test_in_the_middle_they_are_chords(seed, leak):
     normal, level = planes(seed)
     length = normal.abs().sum(1)
     low, high = level - length, level + length
     around_0 = (low < 0) & (high > 0)
-    chord = high / (high - low) * (CORNERS @ normal.T + level - low)
-    found = above(normal, level, torch.zeros(ENTRIES, dtype=torch.float64), CORNERS)
+    lines = Rectifier(leak).lines(low, high, False)
+    chord = lines.upper_slope * (CORNERS @ normal.T + level) + lines.upper_offset
+    found = above(normal, level, torch.zeros(ENTRIES, dtype=torch.float64), CORNERS, leak)
     torch.testing.assert_close(found[:, around_0], chord[:, around_0])
 
 
+@pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("seed", range(4))
-def test_far_towards_a_corner_they_touch_the_relu_there(seed):
+def test_far_towards_a_corner_they_touch_the_rectifier_there(seed, leak):
     normal, level = planes(seed)
     for corner in CORNERS[::7]:
-        found = above(normal, level, 1e9 * corner, corner.unsqueeze(0))[0]
-        torch.testing.assert_close(found, (normal @ corner + level).relu(), rtol=1e-9, atol=1e-9)
+        found = above(normal, level, 1e9 * corner, corner.unsqueeze(0), leak)[0]
+        expected = Rectifier(leak)(normal @ corner + level)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("leak", LEAKS)
 @pytest.mark.parametrize("seed", range(2))
-def test_the_way_back_is_the_planes_combination(seed):
+def test_the_way_back_is_the_planes_combination(seed, leak):
     """With the weights of a blend; what isn't undecided or has a coefficient above 0 is left out."""
     normal, level = planes(seed)
     torch.manual_seed(seed)
@@ -69,13 +78,15 @@ def test_the_way_back_is_the_planes_combination(seed):
     blend = Blend(
         torch.rand_like(coefficients), torch.rand_like(coefficients) < 0.7, torch.randn(3, ENTRIES).double()
     )
-    found = Hull.of(Envelope.of(normal, level, False), coefficients, blend)
+    found = Hull.of(Envelope.of(normal, level, False, leak), coefficients, blend)
     back, offset = found.back()
     taken = torch.where(blend.undecided & (coefficients < 0), blend.weight * coefficients, 0)
     torch.testing.assert_close(found.taken, taken)
     for corner in CORNERS[::9]:
-        heights = found.above(corner.expand(3, -1), torch.zeros_like(taken))
-        torch.testing.assert_close(back @ corner + offset, (taken * heights).sum(1))
+        entering = (normal @ corner + level).expand(3, -1)
+        heights = found.above(corner.expand(3, -1), entering, torch.zeros_like(taken))
+        whole = back @ corner + offset + (found.linear * entering).sum(1)
+        torch.testing.assert_close(whole, (taken * heights).sum(1))
 
 
 def test_functions_of_the_box_are_functions_of_the_cube_and_back():

@@ -24,7 +24,9 @@ FORMAT = "marginkit.margins"
 VERSION = 1
 ENDS = ("lower", "upper")  # of a bracket
 NOTES = 5  # a method may fail on every batch in other words
-LATER: dict[str, dict[str, Any]] = {"nearest": {"slow": 0}, "lipschitz": {"local": False}}  # once absent
+LATER: dict[str, dict[str, Any]] = {  # options that were once absent
+    "nearest": {"slow": 0}, "lipschitz": {"local": False}, "crown": {"planes": 0},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -59,6 +60,16 @@ class MaxPool:
         padded = F.pad(_image(x), (wide, wide, high, high), value=-torch.inf)
         entries = F.unfold(padded, self.size, self.dilation, 0, self.stride)
         return entries.view(len(x), x.shape[1], -1, entries.shape[2])
+
+    def entries(self, shape: Shape) -> Tensor:
+        """Positions in an image of that shape of each window's entries [entries, channels * windows].
+
+        In the place of those outside the image others of the window are repeated.
+        """
+        positions = torch.arange(prod(shape), dtype=torch.float64).view(1, *shape)
+        where = self.windows(positions)[0]
+        where = torch.where(where.isfinite(), where, where.amax(1, keepdim=True))
+        return where.transpose(0, 1).flatten(1).long()
 
     def scatter(self, entries: Tensor, shape: Shape) -> Tensor:
         """The transpose of taking windows: [m, c, entries, windows] -> [m, c, h, w]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal
@@ -16,6 +16,7 @@ from marginkit.bounds.graph.ops import Convolution, Interval, LinearBounds, Scal
 from marginkit.bounds.graph.relaxations import LinearRelaxation, Rectifier, inner
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure, largest_bound
+from marginkit.bounds.linear.carrying import met
 from marginkit.bounds.linear.patches import Coefficients, single_entries
 from marginkit.bounds.linear.undecided import Around
 from marginkit.norms import column
@@ -23,6 +24,7 @@ from marginkit.norms import column
 CLIMB = 0.5  # of a slope in one step
 NOISE = 1e-9  # of a sample's largest gradient: less has the sign of its rounding
 Tightness = Literal["ibp", "crown-ibp", "crown"]
+Given = Mapping[int, Interval] | None
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,17 @@ class Propagation:
     climbs: int = 0
 
     def __call__(
-        self, graph: Graph, ball: Ball, targets: Float[Tensor, "n rows classes"]
+        self,
+        graph: Graph,
+        ball: Ball,
+        targets: Float[Tensor, "n rows classes"],
+        given: Given = None,
     ) -> Float[Tensor, "n rows"]:
-        """Lower bounds of the scores' linear functions within the ball."""
-        known = self._known(graph, ball)
+        """Lower bounds of the scores' linear functions within the ball.
+
+        With intervals `given` that hold the values of some nodes no function goes back from hidden ones.
+        """
+        known = self._known(graph, ball, given)
         if self.stretches:
             return largest_bound(known.enclosure, targets, self.climbs)
         if self.ascents and self.tightness != "ibp" and not self.same:
@@ -68,11 +77,11 @@ class Propagation:
         """That hold the values of every node up to the last nonlinear one."""
         return self._known(graph, ball).intervals
 
-    def _known(self, graph: Graph, ball: Ball) -> _Known:
+    def _known(self, graph: Graph, ball: Ball, given: Given = None) -> _Known:
         known = _Known(Around(graph, ball, self.stretches, self.entries))
         tighten = [False] * len(graph.nodes)
         for node in graph.nodes:
-            if nonlinear(node.op):
+            if nonlinear(node.op) and given is None:
                 source = graph.nodes[node.inputs[0]]
                 inexact = source.mixes == 2 or ball.norm.p != torch.inf
                 goes_back = source.affine or (self.tightness == "crown" and not nonlinear(source.op))
@@ -82,6 +91,8 @@ class Propagation:
             known.around.add(i)
             if tighten[i]:
                 known.intervals[i] = self._tightened(known, i)
+            if given is not None and i in given:
+                (known.intervals[i],) = met([known.intervals[i]], [given[i]])
             if nonlinear(node.op):
                 if self.stretches:
                     known.around.decide(i)

@@ -1,4 +1,4 @@
-"""Planes above ReLUs over a box, in which every entry of the input has a slope of its own.
+"""Planes above rectifiers over a box, in which every entry of the input has a slope of its own.
 
 Let z <= p(u) = <g, u> + b on the cube [-1, 1]^d, U be the largest p, m_i = 2 |g_i| and
 t_i = (1 + sign(g_i) u_i) / 2, so that p = U - sum m_i (1 - t_i). Then for all shares s_i in [0, 1]
@@ -8,7 +8,8 @@ t_i = (1 + sign(g_i) u_i) / 2, so that p = U - sum m_i (1 - t_i). Then for all s
 since the sum is not below 0, and p less the sum is largest at t = 1. Equal shares U / sum m_i give the chord
 of a ReLU; the least of all such planes at a point is the concave envelope of relu(p), and so in a corner of
 the cube relu(p) itself. (The hull of a ReLU over its inputs' box: Anderson et al., arXiv 1811.01988; its use
-in bounds: Tjandraatmadja et al., arXiv 2006.14076. There the box is that of the layer before.)
+in bounds: Tjandraatmadja et al., arXiv 2006.14076. There the box is that of the layer before.) A rectifier of
+slope a below 0, LeakyReLU and |z| among them, is a z + (1 - a) relu(z): the first part is linear.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Envelope:
         useful: whether a unit's planes are worth their time [k].
         first: whether the planes are what goes into the units, because no nonlinear node comes before.
         entries: d.
+        negative: the rectifiers' slope below 0, at most 1.
     """
 
     support: Tensor
@@ -40,21 +42,22 @@ class Envelope:
     useful: Tensor
     first: bool
     entries: int
+    negative: float = 0.0
 
     @staticmethod
-    def of(normal: Tensor, level: Tensor, first: bool) -> Envelope:
+    def of(normal: Tensor, level: Tensor, first: bool, negative: float = 0.0) -> Envelope:
         """Of planes <normal, u> + level [k, d], [k]."""
         widest = max(1, int((normal != 0).sum(1).amax()))
         support = normal.abs().topk(widest, dim=1).indices.sort(1).values
         most, useful = level + normal.abs().sum(1), torch.ones_like(level, dtype=torch.bool)
-        return Envelope(support, normal.gather(1, support), most, useful, first, normal.shape[1])
+        return Envelope(support, normal.gather(1, support), most, useful, first, normal.shape[1], negative)
 
     def single(self) -> Envelope:
         """In float32."""
         return replace(self, slope=self.slope.float(), most=self.most.float())
 
     def __getitem__(self, rows: Tensor) -> Envelope:
-        names = (f.name for f in fields(self) if f.name not in ("first", "entries"))
+        names = (f.name for f in fields(self) if f.name not in ("first", "entries", "negative"))
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     @property
@@ -164,9 +167,15 @@ class Hull:
         sums = self.shares.sums
         return (self.envelope.most - sums).clamp(min=0) + sums / 2
 
+    @property
+    def linear(self) -> Tensor | float:
+        """The part of what is taken that stays a function of what goes into the units [m, k]."""
+        return self.envelope.negative * self.taken if self.envelope.negative else 0.0
+
     def back(self) -> tuple[Tensor, Tensor]:
-        """What is taken as functions of the cube: normals [m, d] and levels [m]."""
-        envelope, shares, taken = self.envelope, self.shares, self.taken[:, self.rows]
+        """The rest of what is taken as functions of the cube: normals [m, d] and levels [m]."""
+        envelope, shares = self.envelope, self.shares
+        taken = (1 - envelope.negative) * self.taken[:, self.rows]
         level, scaled, shifted = (taken * self.offsets).sum(1), taken * shares.scale, taken * shares.shift
         if envelope.dense:
             return (scaled.unsqueeze(1) @ shares.terms).squeeze(1) + shifted @ envelope.slope, level
@@ -174,10 +183,17 @@ class Hull:
         normal, support = terms.new_zeros(len(taken), envelope.entries), envelope.support.view(1, -1)
         return normal.scatter_add_(1, support.expand(len(taken), -1), terms.flatten(1)), level
 
-    def above(self, point: Tensor, lines: Tensor) -> Tensor:
-        """The planes' values at points [m, d], for units asked for; the lines' for all others [m, k]."""
+    def above(self, point: Tensor, entering: Tensor, lines: Tensor) -> Tensor:
+        """The planes' values at points [m, d], for units asked for; the lines' for all others [m, k].
+
+        With what goes into the units there [m, k], which a slope below 0 asks for.
+        """
         envelope, shares, at = self.envelope, self.shares, self.envelope.at(point)
         values = shares.scale * envelope.dot(shares.terms, at) + shares.shift * envelope.dot(
             envelope.slope, at
         )
-        return torch.where(self.asked, lines.index_copy(1, self.rows, values + self.offsets), lines)
+        values = values + self.offsets
+        if envelope.negative:
+            entering = envelope.negative * entering[:, self.rows]
+            values = torch.add(entering, values, alpha=1 - envelope.negative)
+        return torch.where(self.asked, lines.index_copy(1, self.rows, values), lines)

@@ -37,7 +37,7 @@ class Found:
         node: the units'.
         index: the units' positions among its entries [k].
         below, above: of each.
-        envelope: of the units, if they are ReLUs.
+        envelope: of the units, if they are rectifiers.
     """
 
     node: int
@@ -131,7 +131,7 @@ def _bent(relaxed: Relaxed, interval: Interval, j: int) -> Tensor:
 
 
 def _by_place(index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Entries that see the same part of the input together: an image's pixel by pixel, not channel by channel."""
+    """Entries that see the same part of the input together: pixel by pixel, not channel by channel."""
     pixels = prod(shape[1:])
     return index[(index % pixels * shape[0] + index // pixels).argsort()]
 
@@ -149,9 +149,9 @@ def _bounds(before: Relaxed, rough: Relaxed, index: Tensor, steps: int) -> tuple
 def _found(relaxed: Relaxed, j: int, index: Tensor, below: Planes, above: Planes) -> Found:
     """What lies above a unit is the negative of what lies below its negative."""
     envelope, nodes = None, relaxed.graph.nodes
-    if nodes[j].op == Rectifier():
+    if isinstance(op := nodes[j].op, Rectifier):
         planes = on_cube(relaxed.ball, -above.normal, -above.level)
-        envelope = Envelope.of(*planes, nodes[nodes[j].inputs[0]].affine)
+        envelope = Envelope.of(*planes, nodes[nodes[j].inputs[0]].affine, op.negative)
     return Found(j, index, below, above, envelope)
 
 

@@ -129,6 +129,7 @@ def through(
                 mine = mine - hulls[j].taken
             level = level + (mine * _offset(lines, mine, units.place)).sum(1)
             mine = mine * _slope(lines, mine, units.place)
+            mine = mine + hulls[j].linear if j in hulls else mine
             mine = mine if pull is None else mine - pull[:, units.place]
             back: Sequence[Tensor] = [units.on(mine, relaxed.slopes(j), flat).view_as(c)]
         elif nonlinear(op):
@@ -163,7 +164,7 @@ def _forward(passage: Passage) -> tuple[Tensor, Tensor]:
             mine = mine * _slope(lines, c, units.place) + _offset(lines, c, units.place)
             if j in passage.hulls:
                 hull = passage.hulls[j]
-                above[:, units.place] = hull.above(place, mine) - mine
+                above[:, units.place] = hull.above(place, before[:, units.place], mine) - mine
                 mine = mine + hull.weight * above[:, units.place]
             values.append(units.on(mine, relaxed.slopes(j), flat).view(len(point), *node.shape))
         elif j in passage.kept:

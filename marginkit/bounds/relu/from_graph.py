@@ -84,10 +84,7 @@ class _Layers:
 
     def pooled(self, value: Value, pool: MaxPool, shape: Shape) -> Value:
         """The largest of each window, by max(a, b) = b + relu(a - b) in as many rounds as it takes."""
-        image = value.constant.shape[1:]
-        where = pool.windows(torch.arange(prod(image), dtype=torch.float64).view(1, *image))[0]
-        where = torch.where(where.isfinite(), where, where.amax(1, keepdim=True))  # the padding is no entry
-        index = where.transpose(0, 1).flatten(1).long()
+        index = pool.entries(tuple(value.constant.shape[1:]))
         left = value.map(lambda part: part.flatten(1)[:, index])
         while (count := left.constant.shape[1]) > 1:
             pairs = count // 2

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from marginkit.bounds.graph.unpooled import unpooled
 from marginkit.bounds.linear.ball import Ball
 from marginkit.bounds.linear.ball_ascent import Enclosure
 from marginkit.bounds.linear.ball_parts import lowest
@@ -18,7 +19,9 @@ from marginkit.bounds.linear.climbing import climbed, proved
 from marginkit.bounds.linear.crown import Propagation
 from marginkit.bounds.linear.hidden import Tightened, tightened
 from marginkit.bounds.linear.relaxed import Relaxed
+from marginkit.bounds.linear.rooted import FIRST, HIDDEN
 from marginkit.bounds.linear.separating import separated
+from marginkit.bounds.linear.surroundings import large
 from marginkit.bounds.lipschitz import own_stretches
 from marginkit.bounds.subdomains import Subdomains
 from marginkit.logits import ahead, rivals
@@ -27,8 +30,8 @@ from marginkit.methods.branch_and_bound.splitting import split
 from marginkit.methods.certify.certificate import slack
 from marginkit.norms import L2, LINF
 
-FIRST, STEPS, LONG = 20, 8, 60  # of ascent: for the whole ball, a part, one without undecided units
-ROUGH, HIDDEN, CLIMBS = 3, 10, 20  # for each hidden unit, at first and later; and by balls in L2
+STEPS, LONG = 8, 60  # of ascent: for a part, and one without undecided units
+ROUGH, CLIMBS = 3, 20  # for each hidden unit at first, and by balls in L2
 LOOKS = 0.1  # parts for each undecided unit with rough bounds of the hidden ones: as long as better ones take
 BATCHES = 32, 128  # parts that are halved at a time: the fewest, and in small networks the most
 CACHED = 2**18  # numbers of a batch's passes that a processor keeps near
@@ -85,10 +88,15 @@ def decide(
     graph, x, y, threat = sample.graph, sample.x, sample.y, sample.threat
     scores = graph(x)
     rival = rivals(scores, y, None)
+    if large(graph):  # whose parts would take minutes
+        attack = Attack.of(sample, radius, rival[0])
+        return Decision(proved=False, witness=attack.alone(deadline))
     ball = Ball(x, x.new_tensor([radius]), threat.norm, *threat.room(x))
     balls = None
-    if threat.norm is L2:
+    if threat.norm is L2:  # in which balls hold max-pooling more tightly
         balls = Propagation("crown", stretches=own_stretches(graph, L2)).enclosure(graph, ball)
+    else:
+        graph = unpooled(graph, x)
     intervals = Propagation("crown").intervals(graph, ball) if balls is None else balls.intervals
     left = left if left is not None and left.radius >= radius else None
     if left is not None:
