@@ -32,7 +32,7 @@ from marginkit.comparison.standing import of_table
 from marginkit.errors import UsageError
 from marginkit.kinds import Status
 from marginkit.methods.branch_and_bound import at_radius
-from marginkit.methods.branch_and_bound.at_radius import decide
+from marginkit.methods.branch_and_bound.at_radius import HIDDEN, ROUGH, decide
 from marginkit.methods.branch_and_bound.attack import Attack, Sample
 from marginkit.methods.branch_and_bound.growing import grown
 from marginkit.methods.branch_and_bound.splitting import split
@@ -357,6 +357,25 @@ def test_a_search_that_goes_on_from_what_was_left_answers_as_a_new_one(network, 
             assert found.proved == (radius < distance)
             assert found.proved != (found.witness is not None)
             assert found.proved == (found.left is None)
+
+
+@pytest.mark.parametrize(("share", "asked"), [(0.3, [ROUGH]), (0.999, [ROUGH, HIDDEN])])
+@torch.no_grad()
+def test_hidden_units_get_better_bounds_where_rough_ones_do_not_suffice(share, asked, monkeypatch):
+    """What rough ones have proved is not asked again: rivals, and parts."""
+    model, x, y = made("dense")
+    graph, threat, steps, begun = trace(model, x), Threat(LINF), [], []
+    distance = float(Exact(tolerance=1e-6, time_limit=60)(model, x, y, threat).upper)
+    monkeypatch.setattr(at_radius, "LOOKS", 0.0)
+    monkeypatch.setattr(at_radius, "tightened", lambda net, n, end: steps.append(n) or tightened(net, n, end))
+    monkeypatch.setattr(
+        at_radius, "carried", lambda parts, *nets: begun.append(parts) or carried(parts, *nets)
+    )
+    found = decide(Sample(model, graph, x, y, threat), share * distance, time.monotonic() + 60)
+    assert found.proved
+    assert steps == asked
+    assert len(begun) == len(asked) - 1
+    assert all(0 < len(parts) < CLASSES - 1 for parts in begun)
 
 
 @torch.no_grad()
