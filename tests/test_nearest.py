@@ -140,6 +140,8 @@ def test_memory_leads_nearer_in_linf_where_the_boundary_kinks(seed):
         [exact(model, p, int(k), LINF, (0.0, 1.0)) for p, k in zip(x.numpy(), y, strict=True)]
     )
     usual, kept = (Nearest(memory=m, **plan)(model, x, y, Threat(LINF)).upper / true for m in (0.0, 0.3))
+    alone = [Nearest(memory=0.3, **plan)(model, x[[i]], y[[i]], Threat(LINF)).upper for i in range(len(x))]
+    torch.testing.assert_close(torch.cat(alone), kept * true, rtol=1e-9, atol=0)
     met = true.isfinite()
     assert met.any()
     assert (kept[met] <= usual[met] + 1e-6).all()
