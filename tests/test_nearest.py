@@ -131,6 +131,47 @@ def test_slow_steps_go_on_towards_the_nearest_input_in_l1(seed):
         assert torch.equal(*ends)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 5])
+def test_memory_leads_nearer_in_linf_where_the_boundary_kinks(seed):
+    """The mean excess over the exact distance falls to a half, nobody ends farther; in Linf alone."""
+    model, x, y = one_hidden_layer(seed, 8, 8)
+    plan = {"starts": ("denser:0",), "stages": ((10, 1, 1.0),), "precision": 2**-20}
+    true = torch.tensor(
+        [exact(model, p, int(k), LINF, (0.0, 1.0)) for p, k in zip(x.numpy(), y, strict=True)]
+    )
+    usual, kept = (Nearest(memory=m, **plan)(model, x, y, Threat(LINF)).upper / true for m in (0.0, 0.3))
+    alone = [Nearest(memory=0.3, **plan)(model, x[[i]], y[[i]], Threat(LINF)).upper for i in range(len(x))]
+    torch.testing.assert_close(torch.cat(alone), kept * true, rtol=1e-9, atol=0)
+    met = true.isfinite()
+    assert met.any()
+    assert (kept[met] <= usual[met] + 1e-6).all()
+    assert (kept[met] - 1).mean() <= (usual[met] - 1).mean() / 2
+    for norm in (L1, L2):
+        ends = (Nearest(memory=m, **plan)(model, x, y, Threat(norm)).upper for m in (0.0, 0.3))
+        assert torch.equal(*ends)
+
+
+def test_memory_does_not_depend_on_the_scale_of_the_scores():
+    """Gradients of other lengths have the same share: where one rival takes over from another too."""
+    model, x, y = one_hidden_layer(2, 8, 8)
+    search = Nearest(memory=0.3, stages=((10, 1, 1.0),))
+    larger = Function(lambda z: 1024 * model(z))
+    found, scaled = (search(net, x, y, Threat(LINF)).upper for net in (model, larger))
+    torch.testing.assert_close(found, scaled, rtol=1e-9, atol=0)
+
+
+def test_l1_has_stages_of_its_own(network, norm):
+    """Those of all norms where it has none; and where an effort's others are replaced."""
+    _, x, y = next(batches(load("digits"), 12))
+    x, threat = x.double(), Threat(norm)
+    all_, own = ((6, 1, 1.0), (15, 1, 1.0)), ((3, 2, 2.0), (5, 1, 1.0))
+    found = Nearest(stages=all_, l1_stages=own)(network, x, y, threat).upper
+    as_if = Nearest(stages=own if norm is L1 else all_)(network, x, y, threat).upper
+    assert torch.equal(found, as_if)
+    assert Nearest("thorough").l1_stages
+    assert not Nearest("thorough", stages=all_).l1_stages
+
+
 def test_more_effort_finds_nearer_inputs(network, norm):
     """In the mean: a single sample may keep another start."""
     _, x, y = next(batches(load("digits"), 60))
@@ -148,6 +189,7 @@ def test_more_effort_finds_nearer_inputs(network, norm):
 def test_an_effort_costs_the_passes_that_it_says(network, norm, effort, passes):
     """A third more or less: without the polish, whose price are the ReLUs."""
     _, x, y = next(batches(load("digits"), 20))
+    passes = {"tight": 410, "thorough": 900}.get(effort, passes) if norm is L1 else passes
     meter = Meter()
     with meter.counting(network):
         Nearest(effort, units=0)(network, x.double(), y, Threat(norm))
@@ -233,7 +275,9 @@ def test_options_in_the_file_are_those_that_were_used():
         assert asdict(Nearest(effort)) == asdict(options)
     assert asdict(Nearest("tight", rivals=2)) == {**asdict(EFFORTS["tight"]), "rivals": 2}
     assert asdict(replace(Nearest("tight"), units=0)) == {**asdict(EFFORTS["tight"]), "units": 0}
-    assert list(asdict(Nearest())) == ["effort", "rivals", "starts", "stages", "slow", "units", "precision"]
+    assert list(asdict(Nearest())) == [
+        "effort", "rivals", "starts", "stages", "l1_stages", "slow", "memory", "units", "precision",
+    ]  # fmt: skip
     assert Nearest("tight") == Nearest("tight", units=512) != Nearest("fast")
 
 
@@ -289,6 +333,12 @@ def test_an_empty_plan_is_refused(options):
 def test_slow_steps_below_none_are_refused(steps):
     with pytest.raises(UsageError, match=f"slow {steps}"):
         Nearest(slow=steps)
+
+
+@pytest.mark.parametrize("memory", [-0.1, 1.0, torch.nan])
+def test_memory_outside_its_range_is_refused(memory):
+    with pytest.raises(UsageError, match=f"memory {memory}; give 0"):
+        Nearest(memory=memory)
 
 
 def test_a_start_reads_its_number():

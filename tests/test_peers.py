@@ -87,10 +87,11 @@ def test_unknown_attacks_and_options_are_refused():
 
 def test_inputs_it_cannot_take_are_one_sentence():
     case = BOXED[0]
+    model = copy.deepcopy(case.model).float()
     with pytest.raises(MarginkitError, match="torchattacks:AutoAttack fails on this model"):
-        TorchAttack("AutoAttack")(case.model.float(), case.x.float(), case.y, Threat(L2))
+        TorchAttack("AutoAttack")(model, case.x.float(), case.y, Threat(L2))
     with pytest.raises(UsageError, match="needs a box of two numbers"):
-        TorchAttack("CW")(case.model.float(), case.x.float(), case.y, Threat(L2, None, None))
+        TorchAttack("CW")(model, case.x.float(), case.y, Threat(L2, None, None))
 
 
 def test_columns_can_have_names_of_their_own():

@@ -292,21 +292,31 @@ def test_a_finished_file_of_other_options_is_refused(run):
         run(witnesses=True, resume=True)
 
 
-@pytest.mark.parametrize(("given", "joins"), [(0, True), (3, False)])
-def test_a_file_from_before_an_option_is_gone_on_with_as_it_was_measured(run, tmp_path, given, joins):
-    """`slow` of `nearest` came later; what was measured without it had none."""
+@pytest.mark.parametrize(
+    ("option", "value", "joins"),
+    [
+        ("slow", 0, True), ("slow", 3, False), ("memory", 0.0, True), ("memory", 0.3, False),
+        ("l1_stages", (), True), ("l1_stages", ((5, 1, 1.0),), False),
+    ],
+)  # fmt: skip
+def test_a_file_from_before_an_option_is_gone_on_with_as_it_was_measured(run, tmp_path, option, value, joins):
+    """Those of `nearest` that came later; what was measured without had none."""
     run(methods={"nearest": Nearest("fast")}, norms=["l1"])
     path = tmp_path / "a.h5"
     with h5py.File(path, "r+") as file:
         options = json.loads(file["nearest.l1"].attrs["options"])
-        del options["slow"]
+        del options[option]
         file["nearest.l1"].attrs["options"] = json.dumps(options)
-    again = {"methods": {"nearest": Nearest("fast", slow=given)}, "norms": ["l1", "l2"], "resume": True}
+    again = {
+        "methods": {"nearest": Nearest("fast", **{option: value})},
+        "norms": ["l1", "l2"],
+        "resume": True,
+    }
     if joins:
         run(**again)
         assert [column.norm for column in read(path).columns] == ["l1", "l2"]
     else:
-        with pytest.raises(MarginkitError, match="slow"):
+        with pytest.raises(MarginkitError, match=option):
             run(**again)
 
 

@@ -19,7 +19,7 @@ from marginkit.methods.search.polishing import polish
 from marginkit.methods.search.refinement import Attempts, refine
 from marginkit.methods.search.starts import SLOW, Start, attempts
 from marginkit.methods.search.verification import bracket, is_adversarial, shorten
-from marginkit.norms import L1, L2, Vectors, dot
+from marginkit.norms import L1, L2, LINF, Vectors, dot
 from marginkit.options import choose
 from marginkit.types import Bracket, Threat
 
@@ -37,7 +37,9 @@ class NearestOptions:
     rivals: int = 4
     starts: tuple[str, ...] = ("denser:0", "own:0", "input:1")
     stages: tuple[Stage, ...] = ((6, 1, 1.0), (15, 1, 1.0))
+    l1_stages: tuple[Stage, ...] = ()
     slow: int = 0
+    memory: float = 0.0
     units: int = 0
     precision: float = 2**-10
 
@@ -54,6 +56,7 @@ EFFORTS: dict[str, NearestOptions] = {
         starts=NINE,
         stages=((15, 4, 2.0), (20, 1, 1.0), (40, 1, 1.0)),
         slow=40,
+        memory=0.3,
         units=512,
         precision=2**-14,
     ),
@@ -62,7 +65,9 @@ EFFORTS: dict[str, NearestOptions] = {
         rivals=9,
         starts=(*NINE, "l1:0", "linf:2", "l2:0", "l1:2"),
         stages=((15, 6, 2.0), (20, 3, 1.1), (60, 1, 1.0)),
+        l1_stages=((15, 13, 2.0), (20, 8, 1.5), (40, 3, 1.1)),
         slow=60,
+        memory=0.3,
         units=2048,
         precision=2**-14,
     ),
@@ -83,8 +88,8 @@ class Nearest(NearestOptions):
 
     Attributes:
         effort: `fast`, `balanced`, `tight`, `thorough` or `exhaustive`; sets every other option that is not
-            given. A sample costs about 20, 45, 370 and 620 passes forward and back, in L1 the `slow` ones
-            besides; `exhaustive` 25,000 and more on top.
+            given. A sample costs about 20, 45, 370 and 620 passes forward and back, in L1 `tight` 410 and
+            `thorough` 900; `exhaustive` 25,000 and more on top.
         rivals: how many to linearise at the input, those of largest logit.
         starts: `l1:RANK`, `l2:RANK`, `linf:RANK` (the rank-nearest boundary, met in that geometry),
             `own:RANK` (in that of the norm measured), `denser:RANK` (in that of the next larger exponent:
@@ -92,7 +97,10 @@ class Nearest(NearestOptions):
             times the usual step size; `across` along the steepest direction of another norm), `path:STEPS`
             (a long path with momentum against a penalty on the L2 distance), `noise:SEED`.
         stages: (steps, attempts kept a sample afterwards, within which factor of its best), in turn.
+        l1_stages: those in L1; none: `stages`. There attempts keep falling for long, and change order late.
         slow: steps of a last stage in L1, at `SLOW` of the usual step size; 0 for none.
+        memory: in Linf, the share that former gradients have in the direction of a step, 0 or more and less
+            than 1. The gradient's signs, which are the step there, flip where the boundary kinks.
         units: polish networks of at most so many ReLUs; 0 for none.
         precision: of the last bisection, relative to the distance.
     """
@@ -105,25 +113,34 @@ class Nearest(NearestOptions):
         rivals: int | None = None,
         starts: tuple[str, ...] | None = None,
         stages: tuple[Stage, ...] | None = None,
+        l1_stages: tuple[Stage, ...] | None = None,
         slow: int | None = None,
+        memory: float | None = None,
         units: int | None = None,
         precision: float | None = None,
     ) -> None:
-        """The effort's options, but for those given: so the options in a file are those that were used."""
+        """The effort's options, but for those given: so the options in a file are those that were used.
+
+        Stages that are given are L1's too.
+        """
         options: dict[str, Any] = {
-            "rivals": rivals, "starts": starts, "stages": stages, "slow": slow, "units": units,
-            "precision": precision,
+            "rivals": rivals, "starts": starts, "stages": stages,
+            "l1_stages": () if l1_stages is None and stages is not None else l1_stages, "slow": slow,
+            "memory": memory, "units": units, "precision": precision,
         }  # fmt: skip
         given = {name: value for name, value in options.items() if value is not None}
         super().__init__(**vars(replace(choose(EFFORTS, "effort", effort), **given)))
         for start in self.starts:
             Start.parse(start, L2)
-        if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in self.stages):
+        every = (*self.stages, *self.l1_stages)
+        if not self.starts or not self.stages or any(steps < 1 or keep < 1 for steps, keep, _ in every):
             raise UsageError(
                 "nearest needs at least one start and one stage, of at least one step and attempt"
             )
         if self.slow < 0:
             raise UsageError(f"nearest cannot take slow {self.slow} steps; give 0 for none, or more")
+        if not 0 <= self.memory < 1:
+            raise UsageError(f"nearest cannot have memory {self.memory}; give 0 for none, or less than 1")
 
     def __call__(self, model: nn.Module, x: Vectors, y: Labels, threat: Threat) -> Bracket:
         """The verified bracket [0, found]."""
@@ -134,10 +151,11 @@ class Nearest(NearestOptions):
             return fewest(model, x, y, threat, STEPS[self.effort], self.rivals)
         starts = [Start.parse(text, threat.norm) for text in self.starts]
         pool = attempts(model, x, y, threat, list(dict.fromkeys(starts)), self.rivals)
-        for steps, keep, within in self.stages:
+        memory = self.memory if threat.norm is LINF else 0.0
+        for steps, keep, within in (self.l1_stages if threat.norm is L1 else ()) or self.stages:
             rows = torch.arange(len(pool), device=x.device)
             parts = torch.split(rows, len(x))  # memory as of one attempt a sample
-            pool = Attempts.join([refine(model, x, y, threat, pool[part], steps) for part in parts])
+            pool = Attempts.join([refine(model, x, y, threat, pool[part], steps, memory) for part in parts])
             pool = pool[pool.survivors(len(x), keep, within)]
             pool.rewind()
         pool = pool[pool.survivors(len(x), 1, 1.0)]

@@ -33,7 +33,7 @@ def more(method: Method) -> Method | None:
         return replace(method, arguments=tuple(sorted({**given, "steps": 2 * given["steps"]}.items())))
     if isinstance(method, Nearest):
         stages = ((2 * method.stages[0][0], 1, 1.0), (longer(method), 1, 1.0))
-        return replace(method, starts=("own:0", "noise:8"), stages=stages, rivals=1, units=0)
+        return replace(method, starts=("own:0", "noise:8"), stages=stages, l1_stages=(), rivals=1, units=0)
     steps = getattr(method, "steps", None)
     return replace(method, steps=2 * steps) if isinstance(steps, int) else None  # type: ignore[type-var]
 

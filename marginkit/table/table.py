@@ -25,8 +25,10 @@ VERSION = 1
 ENDS = ("lower", "upper")  # of a bracket
 NOTES = 5  # a method may fail on every batch in other words
 LATER: dict[str, dict[str, Any]] = {  # options that were once absent
-    "nearest": {"slow": 0}, "lipschitz": {"local": False}, "crown": {"planes": 0},
-}  # fmt: skip
+    "nearest": {"slow": 0, "l1_stages": [], "memory": 0.0},
+    "lipschitz": {"local": False},
+    "crown": {"planes": 0},
+}
 
 
 @dataclass(frozen=True)

@@ -78,20 +78,28 @@ class Attempts:
 
 
 def refine(
-    model: nn.Module, x: Vectors, y: Labels, threat: Threat, attempts: Attempts, steps: int
+    model: nn.Module,
+    x: Vectors,
+    y: Labels,
+    threat: Threat,
+    attempts: Attempts,
+    steps: int,
+    memory: float = 0.0,
 ) -> Attempts:
     """Shortens each attempt by descent of the logit margin on a sphere whose radius follows the boundary.
 
     In the manner of DDN (Rony et al., arXiv 1811.09600) and FMN (Pintor et al., arXiv 2102.12827), but with
     every quantity relative to the current radius, so that no step size depends on the data's scale. The
     radius goes where the linearised margin along the displacement is zero; step size and greatest change of
-    radius fall as a cosine. Attacks whichever rival leads.
+    radius fall as a cosine. Attacks whichever rival leads. With `memory` a step's direction is that of the
+    gradients' moving average, each taken at length 1, in which the former ones have that share.
     """
     norm = threat.norm
     x, y = x[attempts.owner], y[attempts.owner]
     low, high = threat.room(x)
     delta, radius = attempts.delta, attempts.radius
     best, shortest = attempts.best.clone(), attempts.shortest.clone()
+    trend = None
     for step in range(steps + 1):
         heat = (1 + math.cos(math.pi * step / steps)) / 2
         point = threat.clip(x, x + delta)
@@ -108,7 +116,10 @@ def refine(
         change = _change(rise, -dot(gradient, delta), over, best.isinf(), heat)
         radius = torch.minimum(torch.minimum(radius, best) * change, best)
         size = attempts.rate * heat * unit(norm, delta, radius)
-        delta = delta - along(size, _direction(norm, gradient, attempts.across))
+        if memory:
+            latest = L2.steepest(gradient)
+            trend = latest if trend is None else torch.lerp(latest, trend, memory)
+        delta = delta - along(size, _direction(norm, gradient if trend is None else trend, attempts.across))
         delta = _retract(norm, delta, radius, low, high)
     return Attempts(attempts.owner, delta, radius, attempts.rate, attempts.across, best, shortest)
 
