@@ -70,7 +70,7 @@ def test_a_column_is_measured_anew_and_the_others_stay(make, tmp_path):
     after = read(at)
     assert said == [f"digits/hinge: crown.linf 0 -> {np.median(after['crown.linf'].distance):.4g}"]
     for old, new in zip(before.columns, after.columns, strict=True):
-        assert (old.name, old.options) == (new.name, new.options)
+        assert (old.name, old.measured_with) == (new.name, new.measured_with)
         np.testing.assert_allclose(new.distance, old.distance, rtol=1e-3)
         assert new.name == "crown.linf" or np.array_equal(new.distance, old.distance)
     assert before.meta == after.meta
