@@ -57,3 +57,25 @@ def test_where_it_would_not_fit_smaller_balls_come_first(asked):
     lower, _ = grown(SAMPLE, 1e-4, WITNESS, (0.0, UPPER), 5_000.0)
     assert 0.6 < lower < 0.95
     assert all(radius < 0.95 * UPPER for radius, _ in asked)
+
+
+def test_what_the_rest_of_a_larger_ball_took_tells_nothing_of_whole_ones(monkeypatch):
+    clock, rest, whole, told = SimpleNamespace(now=0.0), SimpleNamespace(radius=0.8), set(), set()
+
+    def decide(sample, radius, deadline, left, eager):
+        clock.now += 100
+        whole.update({radius} if left is None else set())
+        failed = left is None and radius > 0.7
+        return Decision(not failed, None, FEW, rest if failed else None)
+
+    def record(proofs, radius):
+        told.update(proof.radius for proof in proofs)
+        return torch.inf
+
+    monkeypatch.setattr(growing, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(growing, "decide", decide)
+    monkeypatch.setattr(growing, "expected", record)
+    lower, _ = grown(SAMPLE, 1e-4, WITNESS, (0.0, UPPER), 1_500.0)
+    assert lower > 0.7
+    assert told
+    assert told <= whole

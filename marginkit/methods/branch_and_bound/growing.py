@@ -64,8 +64,9 @@ def grown(
         until, eager = now + (1 if near else SLICE) * (deadline - now), 0 if proofs and not near else EAGER
         found = decide(sample, radius, until, left, eager)
         if found.proved:
+            if left is None:  # the rest of a larger ball takes fewer parts than a whole one
+                proofs.append(Proof(radius, found.parts, time.monotonic() - now))
             lower, left = radius, None if left is not None and left.radius == radius else left
-            proofs.append(Proof(radius, found.parts, time.monotonic() - now))
         else:
             left = found.left
         if found.witness is not None:
